@@ -1,0 +1,71 @@
+# The two commands of the README: `make demo` and `make test`. Everything else is a part of them or for developers.
+SHELL := /bin/bash
+export CLARA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/clara
+SERVICES := ingest synthesis compressor reranker generator trainer
+PROGRAMS := $(addprefix bin/clara-,$(SERVICES)) bin/clara
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/clara-suite/clara/libs/telemetry.Version=$(VERSION)
+# The root module by name: the pattern `work` would take in the torch module too.
+ROOT := github.com/clara-suite/clara/...
+
+.PHONY: all
+all: build
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: $(PROGRAMS) ## build clara and the six services into bin/
+
+# Go's own cache decides what is out of date.
+.PHONY: $(PROGRAMS)
+bin/clara:
+	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./services/clara/cmd/clara
+bin/clara-%:
+	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./services/$*/cmd/$*
+
+.PHONY: deps
+deps: ## fetch ONNX Runtime, the example base model and the OCR models into the shared cache
+	@scripts/deps.sh all >/dev/null
+
+.PHONY: deps-torch
+deps-torch: ## set up libtorch for training
+	@scripts/deps-torch.sh
+
+.PHONY: demo
+demo: deps build ## start the suite, ingest example/handbook, ask three questions, keep serving (ONCE=1: exit)
+	@ONCE=$(ONCE) scripts/demo.sh
+
+.PHONY: up
+up: deps build ## start all services in one process
+	bin/clara up
+
+.PHONY: test
+test: deps test-go test-torch ## run all tests
+
+.PHONY: test-go
+test-go: deps
+	go vet $(ROOT)
+	go test -timeout 10m $(ROOT)
+	go test -race -timeout 10m ./libs/infer/... ./libs/events/... ./libs/index/... ./libs/rpc/... ./services/...
+
+.PHONY: gen
+gen: ## generate code from proto/, must leave no diff
+	GOWORK=off go tool -modfile=tools/go.mod buf lint
+	GOWORK=off go tool -modfile=tools/go.mod buf generate
+
+.PHONY: lint
+lint: ## vet, formatting, protos
+	go vet $(ROOT)
+	@test -z "$$(git ls-files '*.go' | grep -v '^proto/gen/' | xargs gofmt -l | tee /dev/stderr)"
+	GOWORK=off go tool -modfile=tools/go.mod buf lint
+
+.PHONY: contract
+contract: ## run the index suite on a real Qdrant: make contract QDRANT_ADDR=127.0.0.1:6334
+	@test -n "$(QDRANT_ADDR)" || { echo "usage: make contract QDRANT_ADDR=host:6334"; exit 2; }
+	QDRANT_ADDR=$(QDRANT_ADDR) go test -count=1 -run Contract ./libs/index/...
+
+.PHONY: clean
+clean: ## remove bin/
+	rm -rf bin
