@@ -1,0 +1,88 @@
+package ort
+
+import (
+	"github.com/clara-suite/clara/libs/clara"
+)
+
+// Element is a type of tensor element.
+type Element interface {
+	float32 | int64 | int32 | uint8
+}
+
+// Tensor is a dense array, row by row. Data is a []float32, []int64, []int32 or []uint8.
+type Tensor struct {
+	Shape []int64
+	Data  any
+}
+
+// Of makes a tensor over data, without copying.
+func Of[T Element](data []T, shape ...int64) Tensor { return Tensor{Shape: shape, Data: data} }
+
+// Data returns the tensor's elements, an Invalid error if they are of another type.
+func Data[T Element](t Tensor) ([]T, error) {
+	if d, ok := t.Data.([]T); ok {
+		return d, nil
+	}
+	var want []T
+	return nil, clara.Errorf(clara.Invalid, "read tensor: holds %T, asked for %T", t.Data, want)
+}
+
+// check verifies that the data fills the shape.
+func (t Tensor) check() error {
+	n := int64(1)
+	for _, d := range t.Shape {
+		if d < 0 {
+			return clara.Errorf(clara.Invalid, "tensor of shape %v: negative dimension", t.Shape)
+		}
+		n *= d
+	}
+	var have int
+	switch d := t.Data.(type) {
+	case []float32:
+		have = len(d)
+	case []int64:
+		have = len(d)
+	case []int32:
+		have = len(d)
+	case []uint8:
+		have = len(d)
+	default:
+		return clara.Errorf(clara.Unsupported, "tensor of %T", t.Data)
+	}
+	if len(t.Shape) == 0 || int64(have) != n {
+		return clara.Errorf(clara.Invalid, "tensor of shape %v holds %d elements", t.Shape, have)
+	}
+	return nil
+}
+
+// Provider is what computes.
+type Provider string
+
+// The providers.
+const (
+	Auto Provider = ""     // CUDA where the library has it and a device answers, else CPU
+	CPU  Provider = "cpu"  // always there
+	CUDA Provider = "cuda" // an error if it cannot be had
+)
+
+// Options of a session; the zero value is good.
+type Options struct {
+	// Library is the runtime's shared library; empty: see Library.
+	// The first session of the process decides, later ones must agree or leave it empty.
+	Library string
+	// Threads of one run; 0: one for each core.
+	Threads  int
+	Provider Provider
+	Device   int // of CUDA
+	// SharePages leaves weights in the mapped file instead of a packed copy of
+	// this session's own: sessions and processes over one file then share them,
+	// at 7 to 50 percent of the speed.
+	SharePages bool
+}
+
+// IO describes an input or output of a model. A dimension that only a run knows is -1.
+type IO struct {
+	Name  string
+	Shape []int64
+	Type  string // f32, i64, i32, u8, ...
+}
