@@ -179,7 +179,7 @@ func (b *Builder) Ints(data ...int64) Value {
 	return v
 }
 
-// attr is a named attribute of a node: int, float64 or []int64.
+// attr is a named attribute of a node: int, float64, string or []int64.
 type attr struct {
 	name  string
 	value any
@@ -298,6 +298,8 @@ func attribute(a attr) []byte {
 	case float64:
 		p = protowire.AppendFixed32(protowire.AppendTag(p, 2, protowire.Fixed32Type), math.Float32bits(float32(v)))
 		return number(p, 20, 1)
+	case string:
+		return number(text(p, 4, v), 20, 3)
 	case []int64:
 		for _, x := range v {
 			p = number(p, 8, x)

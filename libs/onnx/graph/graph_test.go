@@ -83,6 +83,11 @@ func TestOps(t *testing.T) {
 		}, map[string]ort.Tensor{"s": f(1, 1, 2)(1, 3), "x": f(1, 1, 2)(0, 4), "w": f(2)(5, 10)}, f(1, 1, 2)(2, 21)},
 		{"SiLU", func(g G) graph.Value { return g.SiLU(in(g, "x", 3)) },
 			map[string]ort.Tensor{"x": f(3)(-1, 0, 2)}, f(3)(sig(-1), 0, sig(2))},
+		{"GELU", func(g G) graph.Value { return g.GELU(in(g, "x", 2), false) },
+			map[string]ort.Tensor{"x": f(2)(-1, 2)}, f(2)(float32(-0.5*math.Erfc(math.Sqrt2/2)), float32(2-math.Erfc(math.Sqrt2)))},
+		{"GELU by tanh", func(g G) graph.Value { return g.GELU(in(g, "x", 1), true) },
+			map[string]ort.Tensor{"x": f(1)(2)}, f(1)(float32(1 + math.Tanh(math.Sqrt(2/math.Pi)*(2+0.044715*8))))},
+		{"Tanh", func(g G) graph.Value { return g.Tanh(in(g, "x", 2)) }, map[string]ort.Tensor{"x": f(2)(0, 1)}, f(2)(0, float32(math.Tanh(1)))},
 		{"Floats", func(g G) graph.Value { return g.Add(in(g, "x", 2), g.Floats("c", []int64{2}, []float32{1, 2})) },
 			map[string]ort.Tensor{"x": f(2)(1, 1)}, f(2)(2, 3)},
 	} {

@@ -49,17 +49,17 @@ func (b *Builder) elementwise(op string, x, y Value) Value {
 	if b.err != nil {
 		return Value{}
 	}
-	vector := len(y.shape) == 1 && len(x.shape) > 0 && x.shape[len(x.shape)-1] == y.shape[0]
+	vector := len(y.shape) == 1 && len(x.shape) > 0 && (x.shape[len(x.shape)-1] == y.shape[0] || y.shape[0] == Fixed(1))
 	if x.dtype != y.dtype || !(vector || sameShape(x.shape, y.shape)) {
 		return b.fault(op, "takes one type and shape, or a vector over the last dimension, not %s and %s", x, y)
 	}
 	return b.emit(onnx, op, []Value{x, y}, x.dtype, x.shape)
 }
 
-// Add (opset 14): x + y of one shape, or y [N] along the last dimension of x [.., N].
+// Add (opset 14): x + y of one shape, or y [N] or [1] along the last dimension of x [.., N].
 func (b *Builder) Add(x, y Value) Value { return b.elementwise("Add", x, y) }
 
-// Mul (opset 14): x * y of one shape, or y [N] along the last dimension of x [.., N].
+// Mul (opset 14): x * y of one shape, or y [N] or [1] along the last dimension of x [.., N].
 func (b *Builder) Mul(x, y Value) Value { return b.elementwise("Mul", x, y) }
 
 // Concat (opset 13): joins along an axis that is fixed in each; the other dimensions are equal.
@@ -183,6 +183,26 @@ func (b *Builder) SiLU(x Value) Value {
 	return b.emit(microsoft, "QuickGelu", []Value{x}, x.dtype, x.shape, attr{"alpha", 1.0})
 }
 
+// GELU (opset 20): x * P(X <= x), by erf or by its tanh approximation.
+func (b *Builder) GELU(x Value, tanh bool) Value {
+	if b.err == nil && !isFloat(x.dtype) {
+		return b.fault("Gelu", "takes floats, not %s", x)
+	}
+	kind := "none"
+	if tanh {
+		kind = "tanh"
+	}
+	return b.emit(onnx, "Gelu", []Value{x}, x.dtype, x.shape, attr{"approximate", kind})
+}
+
+// Tanh (opset 13), element by element.
+func (b *Builder) Tanh(x Value) Value {
+	if b.err == nil && !isFloat(x.dtype) {
+		return b.fault("Tanh", "takes floats, not %s", x)
+	}
+	return b.emit(onnx, "Tanh", []Value{x}, x.dtype, x.shape)
+}
+
 // Attention holds the inputs and attributes of GroupQueryAttention.
 type Attention struct {
 	// Query is [B, T, Heads*HeadDim] with Key and Value [B, T, KVHeads*HeadDim],
@@ -198,6 +218,8 @@ type Attention struct {
 	Scale                   float64
 	// Window is how many positions back a token sees, itself included; 0 is all.
 	Window int
+	// Softcap bounds the scores: s -> cap * tanh(s / cap); 0 does not.
+	Softcap float64
 }
 
 // GroupQueryAttention (com.microsoft): causal attention over the past and this run's tokens.
@@ -254,6 +276,6 @@ func (b *Builder) GroupQueryAttention(a Attention, presentKey, presentValue stri
 	b.node(microsoft, op, []Value{q, a.Key, a.Value, a.PastKey, a.PastValue, a.SeqLens, a.Total, a.Cos, a.Sin},
 		[]string{out.name, key.name, value.name},
 		[]attr{{"num_heads", a.Heads}, {"kv_num_heads", a.KVHeads}, {"do_rotary", rotary}, {"rotary_interleaved", 0},
-			{"local_window_size", window}, {"scale", a.Scale}})
+			{"local_window_size", window}, {"scale", a.Scale}, {"softcap", a.Softcap}})
 	return out, key, value
 }

@@ -1,0 +1,275 @@
+package decoder
+
+import (
+	"strconv"
+
+	"github.com/clara-suite/clara/libs/arch"
+	"github.com/clara-suite/clara/libs/onnx/graph"
+)
+
+// Weights finds a float32 weight by its Hugging Face name.
+type Weights func(name string) (shape []int64, at graph.File, err error)
+
+// Build writes the graph of the model, with inputs for LoRA adapters if it is to have any.
+// m.Vocab is the number of rows of the head, memory tokens included (spec clara-model §2).
+func Build(m arch.Model, weights Weights, adapters bool) (*graph.Builder, error) {
+	d := &decoder{Builder: graph.New("decoder"), m: m, find: weights, adapters: adapters}
+	d.build()
+	if d.err != nil {
+		return nil, d.err
+	}
+	return d.Builder, d.Err()
+}
+
+// Names of the graph's inputs and outputs.
+const (
+	Embeddings = "embeddings"
+	Lengths    = "lengths"
+	Longest    = "longest"
+	Gather     = "gather"
+	Rows       = "rows"
+	Cos        = "cos"
+	Sin        = "sin"
+	CosLocal   = "cos_local"
+	SinLocal   = "sin_local"
+	Hidden     = "hidden"
+	Logits     = "logits"
+)
+
+// PastKey is the name of layer i's cache of keys as an input.
+func PastKey(i int) string { return "past_key." + strconv.Itoa(i) }
+
+// PastValue is the name of layer i's cache of values as an input.
+func PastValue(i int) string { return "past_value." + strconv.Itoa(i) }
+
+// Key is the name of layer i's cache of keys as an output.
+func Key(i int) string { return "key." + strconv.Itoa(i) }
+
+// Value is the name of layer i's cache of values as an output.
+func Value(i int) string { return "value." + strconv.Itoa(i) }
+
+type decoder struct {
+	*graph.Builder
+	m        arch.Model
+	find     Weights
+	adapters bool
+	err      error
+
+	lengths, longest, gather graph.Value
+	rope, localRope          tables
+}
+
+type tables struct{ cos, sin graph.Value }
+
+// residual is the stream between blocks: sum, and what the last part adds to it. The next norm
+// joins both in one pass; at the start there is nothing to add.
+type residual struct{ sum, delta graph.Value }
+
+func (d *decoder) build() {
+	B, M := graph.Named("B"), graph.Named("M")
+	x := d.Input(Embeddings, graph.Float32, B, graph.Named("T"), graph.Fixed(d.m.Hidden))
+	d.lengths = d.Input(Lengths, graph.Int32, B)
+	d.longest = d.Input(Longest, graph.Int32, graph.Fixed(1))
+	d.gather = d.Input(Gather, graph.Int64, B, M, graph.Fixed(1))
+	rows := d.Input(Rows, graph.Int64, B, graph.Named("L"), graph.Fixed(1))
+	d.rope = d.tables(Cos, Sin, d.m.Rope)
+	if d.m.LocalRope != nil {
+		d.localRope = d.tables(CosLocal, SinLocal, *d.m.LocalRope)
+	}
+
+	r := residual{sum: x}
+	for i := range d.m.Layers {
+		d.In("layers."+strconv.Itoa(i), func() { r = d.block(i, r) })
+	}
+	hidden, _ := d.norm(r, arch.FinalNorm)
+	d.Output(Hidden, hidden)
+	d.Output(Logits, d.head(d.GatherRows(hidden, rows)))
+}
+
+func (d *decoder) tables(cos, sin string, r arch.Rope) tables {
+	P, half := graph.Named("P"), graph.Fixed(r.Dim/2)
+	return tables{d.Input(cos, graph.Float32, P, half), d.Input(sin, graph.Float32, P, half)}
+}
+
+// block is one layer. The last one goes on with the wanted positions only, once their
+// attention has seen the others.
+func (d *decoder) block(i int, r residual) residual {
+	norms := d.m.Norms()
+	name := func(n string) string { return arch.LayerName(i, n+".weight") }
+
+	x, sum := d.norm(r, name(norms[0]))
+	a := d.attention(i, x)
+	if i == d.m.Layers-1 {
+		a, sum = d.GatherRows(a, d.gather), d.GatherRows(sum, d.gather)
+	}
+	a = d.linear(i, "o", a, "self_attn.o_proj")
+	if !d.m.PostNorms {
+		x, sum = d.norm(residual{sum, a}, name(norms[1]))
+		return residual{sum, d.mlp(i, x)}
+	}
+	a, _ = d.norm(residual{sum: a}, name(norms[1]))
+	x, sum = d.norm(residual{sum, a}, name(norms[2]))
+	f, _ := d.norm(residual{sum: d.mlp(i, x)}, name(norms[3]))
+	return residual{sum, f}
+}
+
+// attention: x [B, T, H] -> [B, T, Heads*HeadDim], before the output projection.
+func (d *decoder) attention(i int, x graph.Value) graph.Value {
+	m := d.m
+	parts := []string{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}
+	if m.FusedQKV {
+		parts = []string{"self_attn.qkv_proj"}
+	}
+	q, k, v := d.linear(i, "qkv", x, parts...), graph.Value{}, graph.Value{}
+	if m.QKNorm {
+		qkv := d.Split(q, int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim), int64(m.KVHeads*m.HeadDim))
+		q = d.headNorm(qkv[0], arch.LayerName(i, "self_attn.q_norm.weight"))
+		k = d.headNorm(qkv[1], arch.LayerName(i, "self_attn.k_norm.weight"))
+		v = qkv[2]
+	}
+	rope, window := d.rope, 0
+	if m.IsSliding(i) {
+		window = m.SlidingWindow
+		if m.LocalRope != nil {
+			rope = d.localRope
+		}
+	}
+	B, C, heads, width := graph.Named("B"), graph.Named("C"), graph.Fixed(m.KVHeads), graph.Fixed(m.HeadDim)
+	out, key, value := d.GroupQueryAttention(graph.Attention{
+		Query: q, Key: k, Value: v,
+		PastKey:   d.Input(PastKey(i), graph.Float32, B, heads, C, width),
+		PastValue: d.Input(PastValue(i), graph.Float32, B, heads, C, width),
+		SeqLens:   d.lengths, Total: d.longest, Cos: rope.cos, Sin: rope.sin,
+		Heads: m.Heads, KVHeads: m.KVHeads, HeadDim: m.HeadDim,
+		Scale: m.AttentionScale, Window: window, Softcap: m.AttentionSoftcap,
+	}, Key(i), Value(i))
+	d.Output(Key(i), key)
+	d.Output(Value(i), value)
+	return out
+}
+
+// headNorm is RMSNorm over each head of x [B, T, heads*HeadDim].
+func (d *decoder) headNorm(x graph.Value, name string) graph.Value {
+	shape := x.Shape()
+	if len(shape) != 3 {
+		return graph.Value{} // a fault is kept already
+	}
+	D := int64(d.m.HeadDim)
+	y := d.Reshape(x, []int64{0, -1, D}, shape[0], graph.Named("T*heads"), graph.Fixed(D))
+	y = d.RMSNorm(y, d.normWeight(name, d.m.HeadDim), d.m.NormEps)
+	return d.Reshape(y, []int64{0, -1, shape[2].Size}, shape...)
+}
+
+// mlp: x [B, T, H] -> [B, T, H].
+func (d *decoder) mlp(i int, x graph.Value) graph.Value {
+	var gate, up graph.Value
+	if d.m.FusedGateUp {
+		half := int64(d.m.Intermediate)
+		both := d.Split(d.linear(i, "gate_up", x, "mlp.gate_up_proj"), half, half)
+		gate, up = both[0], both[1]
+	} else {
+		gate = d.linear(i, "gate", x, "mlp.gate_proj")
+		up = d.linear(i, "up", x, "mlp.up_proj")
+	}
+	switch d.m.Activation {
+	case arch.SiLU:
+		gate = d.SiLU(gate)
+	default:
+		gate = d.GELU(gate, d.m.Activation == arch.GELUTanh)
+	}
+	return d.linear(i, "down", d.Mul(gate, up), "mlp.down_proj")
+}
+
+// head: x [B, L, H] -> logits [B, L, V].
+func (d *decoder) head(x graph.Value) graph.Value {
+	name := arch.Head
+	if d.m.TieEmbeddings {
+		name = arch.Embedding
+	}
+	y := d.MatMulT(x, d.weight(name, d.m.Vocab, d.m.Hidden))
+	if limit := d.m.LogitSoftcap; limit > 0 {
+		y = d.Mul(d.Tanh(d.Mul(y, d.scalar("softcap.in", 1/limit))), d.scalar("softcap.out", limit))
+	}
+	return y
+}
+
+// linear: x [.., In] -> [.., sum of Out] through layers of the block that read the same x, side by
+// side, plus the adapter: x A B with A [In, R], B [R, sum of Out].
+func (d *decoder) linear(i int, slot string, x graph.Value, parts ...string) graph.Value {
+	var weights, biases []graph.Value
+	var in, out int
+	for _, l := range d.m.Linears() {
+		for _, part := range parts {
+			if l.Name != part {
+				continue
+			}
+			in, out = l.In, out+l.Out
+			weights = append(weights, d.weight(arch.LayerName(i, part+".weight"), l.Out, l.In))
+			if l.Bias {
+				biases = append(biases, d.weight(arch.LayerName(i, part+".bias"), l.Out))
+			}
+		}
+	}
+	y := d.MatMulT(x, d.join(weights))
+	if len(biases) > 0 {
+		y = d.Add(y, d.join(biases))
+	}
+	if !d.adapters {
+		return y
+	}
+	name := adapterName(i, slot)
+	R := graph.Named("R." + name)
+	a := d.Input(name+".A", graph.Float32, graph.Fixed(in), R)
+	b := d.Input(name+".B", graph.Float32, R, graph.Fixed(out))
+	return d.Add(y, d.MatMul(d.MatMul(x, a), b))
+}
+
+// join stacks weights on their rows. The runtime does it once, when it loads the graph.
+func (d *decoder) join(weights []graph.Value) graph.Value {
+	if len(weights) == 1 {
+		return weights[0]
+	}
+	return d.Concat(0, weights...)
+}
+
+// norm joins the stream and returns it normed and as it is.
+func (d *decoder) norm(r residual, name string) (normed, sum graph.Value) {
+	w := d.normWeight(name, d.m.Hidden)
+	if r.delta.Name() == "" {
+		return d.RMSNorm(r.sum, w, d.m.NormEps), r.sum
+	}
+	return d.SkipRMSNorm(r.sum, r.delta, w, d.m.NormEps)
+}
+
+func (d *decoder) normWeight(name string, width int) graph.Value {
+	w := d.weight(name, width)
+	if d.m.NormOffset != 0 {
+		w = d.Add(w, d.scalar(name+".offset", d.m.NormOffset))
+	}
+	return w
+}
+
+func (d *decoder) scalar(name string, x float64) graph.Value {
+	return d.Floats(name, []int64{1}, []float32{float32(x)})
+}
+
+// weight is a weight in its file, checked against the shape that the architecture says.
+func (d *decoder) weight(name string, shape ...int) graph.Value {
+	if d.err != nil {
+		return graph.Value{}
+	}
+	have, at, err := d.find(name)
+	if err != nil {
+		d.err = err
+		return graph.Value{}
+	}
+	same := len(have) == len(shape)
+	for i := range shape {
+		same = same && have[i] == int64(shape[i])
+	}
+	if !same {
+		d.err = misshapen(name, have, shape)
+		return graph.Value{}
+	}
+	return d.External(name, graph.Float32, have, at)
+}
