@@ -260,7 +260,11 @@ func printConfig(w io.Writer, ctx *kong.Context) error {
 		}
 		seen[f.Name] = true
 		var value yaml.Node
-		if err := value.Encode(plain(f.Target)); err != nil {
+		shown := plain(f.Target)
+		if text, ok := shown.(string); ok && f.Tag.Has("secret") {
+			shown = Secret(text).String()
+		}
+		if err := value.Encode(shown); err != nil {
 			return fmt.Errorf("print %s: %w", f.Name, err)
 		}
 		key := &yaml.Node{Kind: yaml.ScalarNode, Value: strings.ReplaceAll(f.Name, "-", "_")}

@@ -25,6 +25,7 @@ type ingest struct {
 	Roots  []string          ``
 	Labels map[string]string ``
 	Key    config.Secret     `env:"CLARA_TEST_KEY"`
+	Token  string            `secret:""`
 }
 
 func (c ingest) Validate() error {
@@ -239,13 +240,15 @@ func TestPrintConfigReadsBack(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("CLARA_TEST_KEY", "topsecret")
 	var c up
-	_, out, err := parse(t, &c, "--print-config", "--ingest-limit=12", "--ingest-wait=90s", "--ingest-roots=a,b", "--ingest-labels=k=v")
+	_, out, err := parse(t, &c, "--print-config", "--ingest-limit=12", "--ingest-token=alsosecret", "--ingest-wait=90s", "--ingest-roots=a,b", "--ingest-labels=k=v")
 	require.NoError(t, err)
 	assert.NotContains(t, out, "topsecret")
+	assert.NotContains(t, out, "alsosecret")
 	assert.Contains(t, out, "********")
 	var again up
 	_, _, err = parse(t, &again, "--config", write(t, "c.yaml", out))
 	require.NoError(t, err, out)
+	c.Ingest.Token = "********"
 	assert.Equal(t, c, again)
 }
 

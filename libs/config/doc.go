@@ -17,6 +17,8 @@
 // pass those on. A .env file adds variables that the environment lacks and never
 // replaces one.
 //
+// Packages that must not import this one mark a string as a secret with the tag secret:"".
+//
 // A struct, or one embedded in it, that has the method Validate() error is asked
 // after parsing; it reports all its faults with errors.Join, and so does Parse
 // for all structs together.
