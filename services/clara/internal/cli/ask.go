@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/clara-suite/clara/libs/clara"
+	generatorv1 "github.com/clara-suite/clara/proto/gen/clara/generator/v1"
+	rerankerv1 "github.com/clara-suite/clara/proto/gen/clara/reranker/v1"
+)
+
+// Sampling flags of every command that generates.
+type Sampling struct {
+	MaxTokens   int32    `help:"Tokens to generate at most." default:"128"`
+	Temperature float64  `help:"0 is greedy."`
+	TopP        float64  `help:"Nucleus to sample from; 0: all." name:"top-p"`
+	SampleTopK  int32    `help:"Tokens to sample from; 0: all." name:"sample-top-k"`
+	Seed        int64    `help:"Seed of sampling."`
+	Stop        []string `help:"Text that ends the answer." sep:"none"`
+}
+
+func (s Sampling) proto() *generatorv1.Sampling {
+	return &generatorv1.Sampling{Temperature: s.Temperature, TopP: s.TopP, TopK: s.SampleTopK, Seed: s.Seed, Stop: s.Stop}
+}
+
+// Ask answers a question from a collection.
+type Ask struct {
+	Question   []string `arg:"" help:"The question; - reads it from standard input."`
+	Collection string   `help:"Collection to ask." short:"c" env:"CLARA_COLLECTION" default:"default"`
+	Context    string   `help:"What the model reads: memory, text, mixed or none; default: the model's best." enum:"memory,text,mixed,none,auto" default:"auto"`
+	Retrieve   string   `help:"How passages are found: memory, lexical or hybrid; default: the model's best." enum:"memory,lexical,hybrid,auto" default:"auto"`
+	TopK       int32    `help:"Passages to read; default: the model's own."`
+	Model      string   `help:"Model for --context none; default: the active one."`
+	Sampling
+}
+
+var contexts = map[string]generatorv1.Context{
+	"auto": generatorv1.Context_CONTEXT_UNSPECIFIED, "memory": generatorv1.Context_CONTEXT_MEMORY, "text": generatorv1.Context_CONTEXT_TEXT,
+	"mixed": generatorv1.Context_CONTEXT_MIXED, "none": generatorv1.Context_CONTEXT_NONE,
+}
+
+var modes = map[string]rerankerv1.Mode{
+	"auto": rerankerv1.Mode_MODE_UNSPECIFIED, "memory": rerankerv1.Mode_MODE_MEMORY,
+	"lexical": rerankerv1.Mode_MODE_LEXICAL, "hybrid": rerankerv1.Mode_MODE_HYBRID,
+}
+
+func name[T comparable](of map[string]T, v T) string {
+	for n, x := range of {
+		if x == v {
+			return n
+		}
+	}
+	return "?"
+}
+
+// Run streams the answer, then its sources and timings.
+func (a *Ask) Run(ctx context.Context, e *Env) error {
+	question := strings.Join(a.Question, " ")
+	if question == "-" {
+		b, err := io.ReadAll(io.LimitReader(os.Stdin, 1<<20))
+		if err != nil {
+			return clara.Errorf(clara.Invalid, "read the question from standard input: %w", err)
+		}
+		question = strings.TrimSpace(string(b))
+	}
+	client, err := e.generator()
+	if err != nil {
+		return err
+	}
+	stream, err := client.Answer(ctx, &generatorv1.AnswerRequest{
+		Collection: collection(a.Collection), Question: question, Context: contexts[a.Context], Retrieve: modes[a.Retrieve],
+		TopK: a.TopK, MaxTokens: a.MaxTokens, Sampling: a.Sampling.proto(), Model: withPrefix("models/", a.Model),
+	})
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	var retrieved *generatorv1.Retrieved
+	for stream.Receive() {
+		msg := stream.Msg()
+		if e.JSON {
+			if err := e.print(nil, msg); err != nil {
+				return err
+			}
+			continue
+		}
+		switch part := msg.Part.(type) {
+		case *generatorv1.AnswerResponse_Retrieved:
+			retrieved = part.Retrieved
+			if retrieved.Note != "" {
+				fmt.Fprintf(e.Err, "(%s)\n", retrieved.Note)
+			}
+		case *generatorv1.AnswerResponse_Piece:
+			fmt.Fprint(e.Out, part.Piece.Text)
+		case *generatorv1.AnswerResponse_Done:
+			fmt.Fprintln(e.Out)
+			if part.Done.FinishReason == "length" {
+				fmt.Fprintf(e.Err, "(cut at --max-tokens %d)\n", a.MaxTokens)
+			}
+			sources(e.Out, retrieved)
+			timings(e.Out, retrieved, part.Done.Timings)
+		}
+	}
+	return stream.Err()
+}
+
+// sources prints where the answer comes from: file, page, heading, score.
+func sources(w io.Writer, r *generatorv1.Retrieved) {
+	if r == nil || len(r.Candidates) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nSources")
+	for i, c := range r.Candidates {
+		fmt.Fprintf(w, "  %d. %s%s%s  (score %.4g)\n", i+1, c.File, pageRange(c.PageFirst, c.PageLast), headingPath(c.Headings), c.Score)
+	}
+}
+
+func pageRange(first, last int32) string {
+	switch {
+	case first == 0:
+		return ""
+	case last > first:
+		return fmt.Sprintf(", pages %d-%d", first, last)
+	}
+	return fmt.Sprintf(", page %d", first)
+}
+
+func headingPath(h []string) string {
+	if len(h) == 0 {
+		return ""
+	}
+	return ", " + strings.Join(h, " > ")
+}
+
+func timings(w io.Writer, r *generatorv1.Retrieved, t *generatorv1.Timings) {
+	if t == nil {
+		return
+	}
+	fmt.Fprintf(w, "\nretrieve %.0f ms, prefill %.0f ms (%d tokens), %d tokens at %.1f tokens/s, first token after %.0f ms",
+		t.RetrieveSeconds*1e3, t.PrefillSeconds*1e3, t.PromptTokens, t.OutputTokens, t.TokensPerSecond, t.FirstTokenSeconds*1e3)
+	if r != nil {
+		fmt.Fprintf(w, "; context %s, retrieval %s, %s", name(contexts, r.Context), name(modes, r.Mode), short(r.Model))
+	}
+	fmt.Fprintln(w)
+}

@@ -1,0 +1,179 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/clara-suite/clara/libs/clara"
+	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
+	"github.com/clara-suite/clara/proto/gen/clara/ingest/v1/ingestv1connect"
+)
+
+// Ingest takes files and folders into a collection.
+type Ingest struct {
+	Path       []string `arg:"" help:"Files and folders; folders with all below them, hidden files left out."`
+	Collection string   `help:"Collection; made if it is not there." short:"c" env:"CLARA_COLLECTION" default:"default"`
+	Password   string   `help:"Password of encrypted files."`
+	Detach     bool     `help:"Do not wait until everything is searchable."`
+}
+
+// chunk is how much of a file travels in one message.
+const chunk = 256 << 10
+
+// Run uploads every file, follows the job, and prints what became of each.
+func (i *Ingest) Run(ctx context.Context, e *Env) error {
+	files, err := listFiles(i.Path)
+	if err != nil {
+		return err
+	}
+	client, err := e.ingest()
+	if err != nil {
+		return err
+	}
+	job, err := client.StartIngest(ctx, &ingestv1.StartIngestRequest{Parent: collection(i.Collection), Label: strings.Join(i.Path, " ")})
+	if err != nil {
+		return err
+	}
+	var failed []failure
+	for n, f := range files {
+		if _, err := upload(ctx, client, f, collection(i.Collection), job.Name, i.Password); err != nil {
+			if clara.IsContext(err) || ctx.Err() != nil || clara.KindOf(err) == clara.Unavailable {
+				return fmt.Errorf("uploading %s (%d of %d): %w", f.label, n+1, len(files), err)
+			}
+			failed = append(failed, failure{f.label, err.Error()})
+		}
+		if width, ok := isTerminal(e.Err); ok && !e.JSON {
+			line := []rune(fmt.Sprintf("uploaded %d of %d: %s", n+1, len(files), f.label))
+			fmt.Fprintf(e.Err, "\r\x1b[2K%s", string(line[:min(len(line), width-1)]))
+		}
+	}
+	if _, ok := isTerminal(e.Err); ok && !e.JSON {
+		fmt.Fprint(e.Err, "\r\x1b[2K")
+	}
+	if job, err = client.FinishIngest(ctx, &ingestv1.FinishIngestRequest{Name: job.Name}); err != nil {
+		return err
+	}
+	// What the service refused is an item of the job already; only what never got there is ours to tell.
+	local := failed[:0]
+	known := map[string]bool{}
+	for _, item := range job.Items {
+		known[item.Label] = true
+	}
+	for _, f := range failed {
+		if !known[f.label] {
+			local = append(local, f)
+		}
+	}
+	return e.follow(ctx, job, i.Detach, local)
+}
+
+// file is one file to take in.
+type file struct {
+	path  string
+	label string // as the user will see it: relative to what was named
+}
+
+// listFiles finds the regular files below the paths. Hidden files are left out unless named themselves.
+func listFiles(paths []string) ([]file, error) {
+	var out []file
+	for _, root := range paths {
+		info, err := os.Stat(root)
+		if err != nil {
+			return nil, clara.Errorf(clara.NotFound, "find %s: %w", root, err)
+		}
+		if !info.IsDir() {
+			out = append(out, file{root, filepath.Base(root)})
+			continue
+		}
+		err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if path != root && strings.HasPrefix(d.Name(), ".") {
+				if d.IsDir() {
+					return fs.SkipDir
+				}
+				return nil
+			}
+			if d.Type().IsRegular() {
+				label, err := filepath.Rel(root, path)
+				if err != nil {
+					return err
+				}
+				out = append(out, file{path, filepath.ToSlash(label)})
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, clara.Errorf(clara.Invalid, "list %s: %w", root, err)
+		}
+	}
+	if len(out) == 0 {
+		return nil, clara.Errorf(clara.Invalid, "no files below %s", strings.Join(paths, ", "))
+	}
+	return out, nil
+}
+
+// upload streams one file to the service.
+func upload(ctx context.Context, client ingestv1connect.IngestServiceClient, f file, parent, job, password string) (*ingestv1.Document, error) {
+	in, err := os.Open(f.path)
+	if err != nil {
+		return nil, clara.Errorf(clara.Invalid, "open: %w", err)
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return nil, clara.Errorf(clara.Invalid, "stat: %w", err)
+	}
+	stream, err := client.UploadDocument(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Header_{Header: &ingestv1.UploadDocumentRequest_Header{
+		Parent: parent, File: f.label, Uri: "file://" + filepath.ToSlash(absolute(f.path)), Job: job, Password: password, SizeBytes: info.Size(),
+	}}})
+	buf := make([]byte, chunk)
+	for err == nil {
+		n, readErr := in.Read(buf)
+		if n > 0 {
+			err = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Data{Data: buf[:n]}})
+		}
+		if readErr == io.EOF {
+			break
+		}
+		if readErr != nil {
+			_, _ = stream.CloseAndReceive()
+			return nil, clara.Errorf(clara.Invalid, "read: %w", readErr)
+		}
+	}
+	// A send that failed says only that the server has ended the call; its reason comes with the response.
+	doc, closeErr := stream.CloseAndReceive()
+	if closeErr != nil {
+		return nil, closeErr
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return doc, nil
+}
+
+// absolute makes a path that exists absolute; anything else, such as a hub id, is left as it is.
+func absolute(path string) string {
+	if path == "" {
+		return ""
+	}
+	if _, err := os.Stat(path); err != nil {
+		return path
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	return abs
+}
