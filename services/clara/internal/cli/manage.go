@@ -239,7 +239,7 @@ func printDocument(w io.Writer, d *ingestv1.Document) {
 	rows := [][]string{
 		{"name", d.Name}, {"file", d.File}, {"from", d.Uri}, {"format", d.Format}, {"title", d.Title}, {"state", documentState(d.State)},
 		{"size", size(d.SizeBytes)}, {"pages", fmt.Sprint(d.PageCount)}, {"pages read", strings.Join(readBy, ", ")}, {"passages", fmt.Sprint(d.PassageCount)},
-		{"revision", fmt.Sprint(d.Revision)}, {"content", d.ContentHash}, {"index", d.Index}, {"job", d.Job},
+		{"revision", fmt.Sprint(d.Revision)}, {"content", d.ContentHash}, {"index", placements(d)}, {"job", d.Job},
 		{"taken in", stamp(d.CreateTime)}, {"changed", stamp(d.UpdateTime)},
 	}
 	if d.Error != "" {
@@ -662,4 +662,20 @@ func count(n int64) string {
 		return fmt.Sprintf("%.1f M", float64(n)/1e6)
 	}
 	return fmt.Sprint(n)
+}
+
+// placements names the indexes that hold a document.
+func placements(d *ingestv1.Document) string {
+	var s []string
+	for _, p := range d.Placements {
+		state := "waiting"
+		switch {
+		case p.Indexed:
+			state = "searchable"
+		case p.Error != "":
+			state = p.Error
+		}
+		s = append(s, fmt.Sprintf("%s (%d passages, %s)", p.Index, p.Passages, state))
+	}
+	return strings.Join(s, "; ")
 }

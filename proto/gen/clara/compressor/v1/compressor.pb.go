@@ -225,201 +225,6 @@ func (x *CompressResponse) GetTruncated() int32 {
 	return 0
 }
 
-type EnsureIndexRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Collection id.
-	Collection string `protobuf:"bytes,1,opt,name=collection,proto3" json:"collection,omitempty"`
-	// "models/{model}"; empty: no encoder.
-	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// Splitter version and passage limit: part of the index's identity.
-	Splitting     string `protobuf:"bytes,3,opt,name=splitting,proto3" json:"splitting,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *EnsureIndexRequest) Reset() {
-	*x = EnsureIndexRequest{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *EnsureIndexRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*EnsureIndexRequest) ProtoMessage() {}
-
-func (x *EnsureIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use EnsureIndexRequest.ProtoReflect.Descriptor instead.
-func (*EnsureIndexRequest) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *EnsureIndexRequest) GetCollection() string {
-	if x != nil {
-		return x.Collection
-	}
-	return ""
-}
-
-func (x *EnsureIndexRequest) GetModel() string {
-	if x != nil {
-		return x.Model
-	}
-	return ""
-}
-
-func (x *EnsureIndexRequest) GetSplitting() string {
-	if x != nil {
-		return x.Splitting
-	}
-	return ""
-}
-
-type EnsureIndexResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         string                 `protobuf:"bytes,1,opt,name=index,proto3" json:"index,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *EnsureIndexResponse) Reset() {
-	*x = EnsureIndexResponse{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *EnsureIndexResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*EnsureIndexResponse) ProtoMessage() {}
-
-func (x *EnsureIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use EnsureIndexResponse.ProtoReflect.Descriptor instead.
-func (*EnsureIndexResponse) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *EnsureIndexResponse) GetIndex() string {
-	if x != nil {
-		return x.Index
-	}
-	return ""
-}
-
-type ActivateIndexRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Collection    string                 `protobuf:"bytes,1,opt,name=collection,proto3" json:"collection,omitempty"`
-	Index         string                 `protobuf:"bytes,2,opt,name=index,proto3" json:"index,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ActivateIndexRequest) Reset() {
-	*x = ActivateIndexRequest{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ActivateIndexRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ActivateIndexRequest) ProtoMessage() {}
-
-func (x *ActivateIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ActivateIndexRequest.ProtoReflect.Descriptor instead.
-func (*ActivateIndexRequest) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *ActivateIndexRequest) GetCollection() string {
-	if x != nil {
-		return x.Collection
-	}
-	return ""
-}
-
-func (x *ActivateIndexRequest) GetIndex() string {
-	if x != nil {
-		return x.Index
-	}
-	return ""
-}
-
-type ActivateIndexResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ActivateIndexResponse) Reset() {
-	*x = ActivateIndexResponse{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ActivateIndexResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ActivateIndexResponse) ProtoMessage() {}
-
-func (x *ActivateIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ActivateIndexResponse.ProtoReflect.Descriptor instead.
-func (*ActivateIndexResponse) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{6}
-}
-
 type DeletePointsRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Collection string                 `protobuf:"bytes,1,opt,name=collection,proto3" json:"collection,omitempty"`
@@ -427,13 +232,15 @@ type DeletePointsRequest struct {
 	Document string `protobuf:"bytes,2,opt,name=document,proto3" json:"document,omitempty"`
 	// Only points older than this revision; 0: all.
 	BeforeRevision int64 `protobuf:"varint,3,opt,name=before_revision,json=beforeRevision,proto3" json:"before_revision,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Physical indexes to look in.
+	Indexes       []string `protobuf:"bytes,4,rep,name=indexes,proto3" json:"indexes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeletePointsRequest) Reset() {
 	*x = DeletePointsRequest{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[7]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -445,7 +252,7 @@ func (x *DeletePointsRequest) String() string {
 func (*DeletePointsRequest) ProtoMessage() {}
 
 func (x *DeletePointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[7]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -458,7 +265,7 @@ func (x *DeletePointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePointsRequest.ProtoReflect.Descriptor instead.
 func (*DeletePointsRequest) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{7}
+	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *DeletePointsRequest) GetCollection() string {
@@ -482,6 +289,13 @@ func (x *DeletePointsRequest) GetBeforeRevision() int64 {
 	return 0
 }
 
+func (x *DeletePointsRequest) GetIndexes() []string {
+	if x != nil {
+		return x.Indexes
+	}
+	return nil
+}
+
 type DeletePointsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -490,7 +304,7 @@ type DeletePointsResponse struct {
 
 func (x *DeletePointsResponse) Reset() {
 	*x = DeletePointsResponse{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[8]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +316,7 @@ func (x *DeletePointsResponse) String() string {
 func (*DeletePointsResponse) ProtoMessage() {}
 
 func (x *DeletePointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[8]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +329,7 @@ func (x *DeletePointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePointsResponse.ProtoReflect.Descriptor instead.
 func (*DeletePointsResponse) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{8}
+	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{4}
 }
 
 type DropIndexRequest struct {
@@ -527,7 +341,7 @@ type DropIndexRequest struct {
 
 func (x *DropIndexRequest) Reset() {
 	*x = DropIndexRequest{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[9]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +353,7 @@ func (x *DropIndexRequest) String() string {
 func (*DropIndexRequest) ProtoMessage() {}
 
 func (x *DropIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[9]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +366,7 @@ func (x *DropIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropIndexRequest.ProtoReflect.Descriptor instead.
 func (*DropIndexRequest) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{9}
+	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DropIndexRequest) GetIndex() string {
@@ -570,7 +384,7 @@ type DropIndexResponse struct {
 
 func (x *DropIndexResponse) Reset() {
 	*x = DropIndexResponse{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[10]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +396,7 @@ func (x *DropIndexResponse) String() string {
 func (*DropIndexResponse) ProtoMessage() {}
 
 func (x *DropIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[10]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +409,7 @@ func (x *DropIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropIndexResponse.ProtoReflect.Descriptor instead.
 func (*DropIndexResponse) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{10}
+	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{6}
 }
 
 type SweepIndexRequest struct {
@@ -611,7 +425,7 @@ type SweepIndexRequest struct {
 
 func (x *SweepIndexRequest) Reset() {
 	*x = SweepIndexRequest{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[11]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +437,7 @@ func (x *SweepIndexRequest) String() string {
 func (*SweepIndexRequest) ProtoMessage() {}
 
 func (x *SweepIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[11]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +450,7 @@ func (x *SweepIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SweepIndexRequest.ProtoReflect.Descriptor instead.
 func (*SweepIndexRequest) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{11}
+	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SweepIndexRequest) GetCollection() string {
@@ -678,7 +492,7 @@ type Expected struct {
 
 func (x *Expected) Reset() {
 	*x = Expected{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[12]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +504,7 @@ func (x *Expected) String() string {
 func (*Expected) ProtoMessage() {}
 
 func (x *Expected) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[12]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +517,7 @@ func (x *Expected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expected.ProtoReflect.Descriptor instead.
 func (*Expected) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{12}
+	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Expected) GetDocument() string {
@@ -740,7 +554,7 @@ type SweepIndexResponse struct {
 
 func (x *SweepIndexResponse) Reset() {
 	*x = SweepIndexResponse{}
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[13]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +566,7 @@ func (x *SweepIndexResponse) String() string {
 func (*SweepIndexResponse) ProtoMessage() {}
 
 func (x *SweepIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[13]
+	mi := &file_clara_compressor_v1_compressor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +579,7 @@ func (x *SweepIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SweepIndexResponse.ProtoReflect.Descriptor instead.
 func (*SweepIndexResponse) Descriptor() ([]byte, []int) {
-	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{13}
+	return file_clara_compressor_v1_compressor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SweepIndexResponse) GetOrphans() []string {
@@ -807,27 +621,14 @@ const file_clara_compressor_v1_compressor_proto_rawDesc = "" +
 	"\bmemories\x18\x02 \x03(\v2\x1b.clara.compressor.v1.MemoryR\bmemories\x12\x16\n" +
 	"\x06tokens\x18\x03 \x01(\x03R\x06tokens\x12\x18\n" +
 	"\aseconds\x18\x04 \x01(\x01R\aseconds\x12\x1c\n" +
-	"\ttruncated\x18\x05 \x01(\x05R\ttruncated\"h\n" +
-	"\x12EnsureIndexRequest\x12\x1e\n" +
-	"\n" +
-	"collection\x18\x01 \x01(\tR\n" +
-	"collection\x12\x14\n" +
-	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1c\n" +
-	"\tsplitting\x18\x03 \x01(\tR\tsplitting\"+\n" +
-	"\x13EnsureIndexResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\tR\x05index\"L\n" +
-	"\x14ActivateIndexRequest\x12\x1e\n" +
-	"\n" +
-	"collection\x18\x01 \x01(\tR\n" +
-	"collection\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\tR\x05index\"\x17\n" +
-	"\x15ActivateIndexResponse\"z\n" +
+	"\ttruncated\x18\x05 \x01(\x05R\ttruncated\"\x94\x01\n" +
 	"\x13DeletePointsRequest\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +
 	"collection\x12\x1a\n" +
 	"\bdocument\x18\x02 \x01(\tR\bdocument\x12'\n" +
-	"\x0fbefore_revision\x18\x03 \x01(\x03R\x0ebeforeRevision\"\x16\n" +
+	"\x0fbefore_revision\x18\x03 \x01(\x03R\x0ebeforeRevision\x12\x18\n" +
+	"\aindexes\x18\x04 \x03(\tR\aindexes\"\x16\n" +
 	"\x14DeletePointsResponse\"(\n" +
 	"\x10DropIndexRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\tR\x05index\"\x13\n" +
@@ -848,12 +649,10 @@ const file_clara_compressor_v1_compressor_proto_rawDesc = "" +
 	"\n" +
 	"incomplete\x18\x02 \x03(\tR\n" +
 	"incomplete\x12\x16\n" +
-	"\x06points\x18\x03 \x01(\x03R\x06points2\xb9\x05\n" +
+	"\x06points\x18\x03 \x01(\x03R\x06points2\xef\x03\n" +
 	"\x11CompressorService\x12W\n" +
 	"\bCompress\x12$.clara.compressor.v1.CompressRequest\x1a%.clara.compressor.v1.CompressResponse\x12a\n" +
-	"\x0eCompressStream\x12$.clara.compressor.v1.CompressRequest\x1a%.clara.compressor.v1.CompressResponse(\x010\x01\x12`\n" +
-	"\vEnsureIndex\x12'.clara.compressor.v1.EnsureIndexRequest\x1a(.clara.compressor.v1.EnsureIndexResponse\x12f\n" +
-	"\rActivateIndex\x12).clara.compressor.v1.ActivateIndexRequest\x1a*.clara.compressor.v1.ActivateIndexResponse\x12c\n" +
+	"\x0eCompressStream\x12$.clara.compressor.v1.CompressRequest\x1a%.clara.compressor.v1.CompressResponse(\x010\x01\x12c\n" +
 	"\fDeletePoints\x12(.clara.compressor.v1.DeletePointsRequest\x1a).clara.compressor.v1.DeletePointsResponse\x12Z\n" +
 	"\tDropIndex\x12%.clara.compressor.v1.DropIndexRequest\x1a&.clara.compressor.v1.DropIndexResponse\x12]\n" +
 	"\n" +
@@ -872,45 +671,37 @@ func file_clara_compressor_v1_compressor_proto_rawDescGZIP() []byte {
 	return file_clara_compressor_v1_compressor_proto_rawDescData
 }
 
-var file_clara_compressor_v1_compressor_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_clara_compressor_v1_compressor_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_clara_compressor_v1_compressor_proto_goTypes = []any{
-	(*Memory)(nil),                // 0: clara.compressor.v1.Memory
-	(*CompressRequest)(nil),       // 1: clara.compressor.v1.CompressRequest
-	(*CompressResponse)(nil),      // 2: clara.compressor.v1.CompressResponse
-	(*EnsureIndexRequest)(nil),    // 3: clara.compressor.v1.EnsureIndexRequest
-	(*EnsureIndexResponse)(nil),   // 4: clara.compressor.v1.EnsureIndexResponse
-	(*ActivateIndexRequest)(nil),  // 5: clara.compressor.v1.ActivateIndexRequest
-	(*ActivateIndexResponse)(nil), // 6: clara.compressor.v1.ActivateIndexResponse
-	(*DeletePointsRequest)(nil),   // 7: clara.compressor.v1.DeletePointsRequest
-	(*DeletePointsResponse)(nil),  // 8: clara.compressor.v1.DeletePointsResponse
-	(*DropIndexRequest)(nil),      // 9: clara.compressor.v1.DropIndexRequest
-	(*DropIndexResponse)(nil),     // 10: clara.compressor.v1.DropIndexResponse
-	(*SweepIndexRequest)(nil),     // 11: clara.compressor.v1.SweepIndexRequest
-	(*Expected)(nil),              // 12: clara.compressor.v1.Expected
-	(*SweepIndexResponse)(nil),    // 13: clara.compressor.v1.SweepIndexResponse
+	(*Memory)(nil),               // 0: clara.compressor.v1.Memory
+	(*CompressRequest)(nil),      // 1: clara.compressor.v1.CompressRequest
+	(*CompressResponse)(nil),     // 2: clara.compressor.v1.CompressResponse
+	(*DeletePointsRequest)(nil),  // 3: clara.compressor.v1.DeletePointsRequest
+	(*DeletePointsResponse)(nil), // 4: clara.compressor.v1.DeletePointsResponse
+	(*DropIndexRequest)(nil),     // 5: clara.compressor.v1.DropIndexRequest
+	(*DropIndexResponse)(nil),    // 6: clara.compressor.v1.DropIndexResponse
+	(*SweepIndexRequest)(nil),    // 7: clara.compressor.v1.SweepIndexRequest
+	(*Expected)(nil),             // 8: clara.compressor.v1.Expected
+	(*SweepIndexResponse)(nil),   // 9: clara.compressor.v1.SweepIndexResponse
 }
 var file_clara_compressor_v1_compressor_proto_depIdxs = []int32{
-	0,  // 0: clara.compressor.v1.CompressResponse.memories:type_name -> clara.compressor.v1.Memory
-	12, // 1: clara.compressor.v1.SweepIndexRequest.expected:type_name -> clara.compressor.v1.Expected
-	1,  // 2: clara.compressor.v1.CompressorService.Compress:input_type -> clara.compressor.v1.CompressRequest
-	1,  // 3: clara.compressor.v1.CompressorService.CompressStream:input_type -> clara.compressor.v1.CompressRequest
-	3,  // 4: clara.compressor.v1.CompressorService.EnsureIndex:input_type -> clara.compressor.v1.EnsureIndexRequest
-	5,  // 5: clara.compressor.v1.CompressorService.ActivateIndex:input_type -> clara.compressor.v1.ActivateIndexRequest
-	7,  // 6: clara.compressor.v1.CompressorService.DeletePoints:input_type -> clara.compressor.v1.DeletePointsRequest
-	9,  // 7: clara.compressor.v1.CompressorService.DropIndex:input_type -> clara.compressor.v1.DropIndexRequest
-	11, // 8: clara.compressor.v1.CompressorService.SweepIndex:input_type -> clara.compressor.v1.SweepIndexRequest
-	2,  // 9: clara.compressor.v1.CompressorService.Compress:output_type -> clara.compressor.v1.CompressResponse
-	2,  // 10: clara.compressor.v1.CompressorService.CompressStream:output_type -> clara.compressor.v1.CompressResponse
-	4,  // 11: clara.compressor.v1.CompressorService.EnsureIndex:output_type -> clara.compressor.v1.EnsureIndexResponse
-	6,  // 12: clara.compressor.v1.CompressorService.ActivateIndex:output_type -> clara.compressor.v1.ActivateIndexResponse
-	8,  // 13: clara.compressor.v1.CompressorService.DeletePoints:output_type -> clara.compressor.v1.DeletePointsResponse
-	10, // 14: clara.compressor.v1.CompressorService.DropIndex:output_type -> clara.compressor.v1.DropIndexResponse
-	13, // 15: clara.compressor.v1.CompressorService.SweepIndex:output_type -> clara.compressor.v1.SweepIndexResponse
-	9,  // [9:16] is the sub-list for method output_type
-	2,  // [2:9] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	0, // 0: clara.compressor.v1.CompressResponse.memories:type_name -> clara.compressor.v1.Memory
+	8, // 1: clara.compressor.v1.SweepIndexRequest.expected:type_name -> clara.compressor.v1.Expected
+	1, // 2: clara.compressor.v1.CompressorService.Compress:input_type -> clara.compressor.v1.CompressRequest
+	1, // 3: clara.compressor.v1.CompressorService.CompressStream:input_type -> clara.compressor.v1.CompressRequest
+	3, // 4: clara.compressor.v1.CompressorService.DeletePoints:input_type -> clara.compressor.v1.DeletePointsRequest
+	5, // 5: clara.compressor.v1.CompressorService.DropIndex:input_type -> clara.compressor.v1.DropIndexRequest
+	7, // 6: clara.compressor.v1.CompressorService.SweepIndex:input_type -> clara.compressor.v1.SweepIndexRequest
+	2, // 7: clara.compressor.v1.CompressorService.Compress:output_type -> clara.compressor.v1.CompressResponse
+	2, // 8: clara.compressor.v1.CompressorService.CompressStream:output_type -> clara.compressor.v1.CompressResponse
+	4, // 9: clara.compressor.v1.CompressorService.DeletePoints:output_type -> clara.compressor.v1.DeletePointsResponse
+	6, // 10: clara.compressor.v1.CompressorService.DropIndex:output_type -> clara.compressor.v1.DropIndexResponse
+	9, // 11: clara.compressor.v1.CompressorService.SweepIndex:output_type -> clara.compressor.v1.SweepIndexResponse
+	7, // [7:12] is the sub-list for method output_type
+	2, // [2:7] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_clara_compressor_v1_compressor_proto_init() }
@@ -924,7 +715,7 @@ func file_clara_compressor_v1_compressor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clara_compressor_v1_compressor_proto_rawDesc), len(file_clara_compressor_v1_compressor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

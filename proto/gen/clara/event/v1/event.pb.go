@@ -250,7 +250,9 @@ type DocumentDeleted struct {
 	Document   string                 `protobuf:"bytes,2,opt,name=document,proto3" json:"document,omitempty"`
 	Revision   int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	// True: the whole collection goes.
-	All           bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	All bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	// Physical indexes that may hold points of it.
+	Indexes       []string `protobuf:"bytes,5,rep,name=indexes,proto3" json:"indexes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,6 +313,13 @@ func (x *DocumentDeleted) GetAll() bool {
 		return x.All
 	}
 	return false
+}
+
+func (x *DocumentDeleted) GetIndexes() []string {
+	if x != nil {
+		return x.Indexes
+	}
+	return nil
 }
 
 // DocumentIndexed says that a document's points are searchable, or why not (clara.document.indexed.v1).
@@ -560,14 +569,15 @@ const file_clara_event_v1_event_proto_rawDesc = "" +
 	"\x05model\x18\x06 \x01(\tR\x05model\x12\x10\n" +
 	"\x03job\x18\a \x01(\tR\x03job\x12\x1a\n" +
 	"\bpassages\x18\b \x01(\x05R\bpassages\x12\x12\n" +
-	"\x04file\x18\t \x01(\tR\x04file\"{\n" +
+	"\x04file\x18\t \x01(\tR\x04file\"\x95\x01\n" +
 	"\x0fDocumentDeleted\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +
 	"collection\x12\x1a\n" +
 	"\bdocument\x18\x02 \x01(\tR\bdocument\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x10\n" +
-	"\x03all\x18\x04 \x01(\bR\x03all\"\xc3\x01\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\x12\x18\n" +
+	"\aindexes\x18\x05 \x03(\tR\aindexes\"\xc3\x01\n" +
 	"\x0fDocumentIndexed\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +

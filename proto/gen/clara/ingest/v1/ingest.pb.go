@@ -89,7 +89,7 @@ func (x Document_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Document_State.Descriptor instead.
 func (Document_State) EnumDescriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{1, 0}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{3, 0}
 }
 
 // Collection is a set of documents that are asked together, and a tenant.
@@ -115,7 +115,13 @@ type Collection struct {
 	// Whether the model has an encoder, so that memory context and retrieval work.
 	Memory bool `protobuf:"varint,13,opt,name=memory,proto3" json:"memory,omitempty"`
 	// True: a model named at creation stays when another is activated for all.
-	Pinned        bool `protobuf:"varint,14,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	Pinned bool `protobuf:"varint,14,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	// Tells this collection from an earlier one of the same name: it is part of the index names.
+	Uid string `protobuf:"bytes,15,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Job that waits for next_index.
+	NextJob string `protobuf:"bytes,16,opt,name=next_job,json=nextJob,proto3" json:"next_job,omitempty"`
+	// Indexes that queries no longer use; they are dropped some time later, so that no query under way fails.
+	Retired       []*Retired `protobuf:"bytes,17,rep,name=retired,proto3" json:"retired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -248,6 +254,160 @@ func (x *Collection) GetPinned() bool {
 	return false
 }
 
+func (x *Collection) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Collection) GetNextJob() string {
+	if x != nil {
+		return x.NextJob
+	}
+	return ""
+}
+
+func (x *Collection) GetRetired() []*Retired {
+	if x != nil {
+		return x.Retired
+	}
+	return nil
+}
+
+// Retired is an index that queries no longer use.
+type Retired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         string                 `protobuf:"bytes,1,opt,name=index,proto3" json:"index,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retired) Reset() {
+	*x = Retired{}
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retired) ProtoMessage() {}
+
+func (x *Retired) ProtoReflect() protoreflect.Message {
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retired.ProtoReflect.Descriptor instead.
+func (*Retired) Descriptor() ([]byte, []int) {
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Retired) GetIndex() string {
+	if x != nil {
+		return x.Index
+	}
+	return ""
+}
+
+func (x *Retired) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+// Placement is a document's passages in one physical index. While a collection moves to another model its
+// documents are in two.
+type Placement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index string                 `protobuf:"bytes,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Blob key of the passage set.
+	PassageSet string `protobuf:"bytes,2,opt,name=passage_set,json=passageSet,proto3" json:"passage_set,omitempty"`
+	Passages   int32  `protobuf:"varint,3,opt,name=passages,proto3" json:"passages,omitempty"`
+	Indexed    bool   `protobuf:"varint,4,opt,name=indexed,proto3" json:"indexed,omitempty"`
+	// Why indexing ended without success; empty otherwise.
+	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Placement) Reset() {
+	*x = Placement{}
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Placement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Placement) ProtoMessage() {}
+
+func (x *Placement) ProtoReflect() protoreflect.Message {
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Placement.ProtoReflect.Descriptor instead.
+func (*Placement) Descriptor() ([]byte, []int) {
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Placement) GetIndex() string {
+	if x != nil {
+		return x.Index
+	}
+	return ""
+}
+
+func (x *Placement) GetPassageSet() string {
+	if x != nil {
+		return x.PassageSet
+	}
+	return ""
+}
+
+func (x *Placement) GetPassages() int32 {
+	if x != nil {
+		return x.Passages
+	}
+	return 0
+}
+
+func (x *Placement) GetIndexed() bool {
+	if x != nil {
+		return x.Indexed
+	}
+	return false
+}
+
+func (x *Placement) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Document is a file in a collection, as it was taken in.
 type Document struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -267,29 +427,25 @@ type Document struct {
 	PassageCount int32  `protobuf:"varint,12,opt,name=passage_count,json=passageCount,proto3" json:"passage_count,omitempty"`
 	// Counts up with every change; late work for an older one is dropped.
 	Revision   int64                  `protobuf:"varint,13,opt,name=revision,proto3" json:"revision,omitempty"`
-	PassageSet string                 `protobuf:"bytes,14,opt,name=passage_set,json=passageSet,proto3" json:"passage_set,omitempty"`
-	Index      string                 `protobuf:"bytes,15,opt,name=index,proto3" json:"index,omitempty"`
+	Placements []*Placement           `protobuf:"bytes,14,rep,name=placements,proto3" json:"placements,omitempty"`
 	Job        string                 `protobuf:"bytes,16,opt,name=job,proto3" json:"job,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// Attempts made at this revision.
-	Attempt int32 `protobuf:"varint,19,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// How pages were read: counts of "text", "layout", "ocr".
 	ReadBy map[string]int32 `protobuf:"bytes,20,rep,name=read_by,json=readBy,proto3" json:"read_by,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Blob key of the extracted document.
 	Extract string `protobuf:"bytes,21,opt,name=extract,proto3" json:"extract,omitempty"`
 	// Events that this record still owes; they are published after the record is stored.
 	Owed []*Owed `protobuf:"bytes,22,rep,name=owed,proto3" json:"owed,omitempty"`
-	// Index being built beside, where this document's points already are.
-	NextIndex     string `protobuf:"bytes,23,opt,name=next_index,json=nextIndex,proto3" json:"next_index,omitempty"`
-	Password      string `protobuf:"bytes,24,opt,name=password,proto3" json:"password,omitempty"`
+	// Key of the item in the job.
+	Item          string `protobuf:"bytes,23,opt,name=item,proto3" json:"item,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Document) Reset() {
 	*x = Document{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[1]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -301,7 +457,7 @@ func (x *Document) String() string {
 func (*Document) ProtoMessage() {}
 
 func (x *Document) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[1]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -314,7 +470,7 @@ func (x *Document) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Document.ProtoReflect.Descriptor instead.
 func (*Document) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{1}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Document) GetName() string {
@@ -408,18 +564,11 @@ func (x *Document) GetRevision() int64 {
 	return 0
 }
 
-func (x *Document) GetPassageSet() string {
+func (x *Document) GetPlacements() []*Placement {
 	if x != nil {
-		return x.PassageSet
+		return x.Placements
 	}
-	return ""
-}
-
-func (x *Document) GetIndex() string {
-	if x != nil {
-		return x.Index
-	}
-	return ""
+	return nil
 }
 
 func (x *Document) GetJob() string {
@@ -443,13 +592,6 @@ func (x *Document) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *Document) GetAttempt() int32 {
-	if x != nil {
-		return x.Attempt
-	}
-	return 0
-}
-
 func (x *Document) GetReadBy() map[string]int32 {
 	if x != nil {
 		return x.ReadBy
@@ -471,16 +613,9 @@ func (x *Document) GetOwed() []*Owed {
 	return nil
 }
 
-func (x *Document) GetNextIndex() string {
+func (x *Document) GetItem() string {
 	if x != nil {
-		return x.NextIndex
-	}
-	return ""
-}
-
-func (x *Document) GetPassword() string {
-	if x != nil {
-		return x.Password
+		return x.Item
 	}
 	return ""
 }
@@ -500,7 +635,7 @@ type Owed struct {
 
 func (x *Owed) Reset() {
 	*x = Owed{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[2]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +647,7 @@ func (x *Owed) String() string {
 func (*Owed) ProtoMessage() {}
 
 func (x *Owed) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[2]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +660,7 @@ func (x *Owed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Owed.ProtoReflect.Descriptor instead.
 func (*Owed) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{2}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Owed) GetEvent() isOwed_Event {
@@ -596,7 +731,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[3]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +743,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[3]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +756,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{3}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Problem) GetPage() int32 {
@@ -657,7 +792,7 @@ type Passage struct {
 
 func (x *Passage) Reset() {
 	*x = Passage{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[4]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +804,7 @@ func (x *Passage) String() string {
 func (*Passage) ProtoMessage() {}
 
 func (x *Passage) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[4]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +817,7 @@ func (x *Passage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Passage.ProtoReflect.Descriptor instead.
 func (*Passage) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{4}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Passage) GetName() string {
@@ -750,7 +885,7 @@ type CreateCollectionRequest struct {
 
 func (x *CreateCollectionRequest) Reset() {
 	*x = CreateCollectionRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[5]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +897,7 @@ func (x *CreateCollectionRequest) String() string {
 func (*CreateCollectionRequest) ProtoMessage() {}
 
 func (x *CreateCollectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[5]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +910,7 @@ func (x *CreateCollectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCollectionRequest.ProtoReflect.Descriptor instead.
 func (*CreateCollectionRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{5}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateCollectionRequest) GetCollection() *Collection {
@@ -794,7 +929,7 @@ type GetCollectionRequest struct {
 
 func (x *GetCollectionRequest) Reset() {
 	*x = GetCollectionRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[6]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +941,7 @@ func (x *GetCollectionRequest) String() string {
 func (*GetCollectionRequest) ProtoMessage() {}
 
 func (x *GetCollectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[6]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +954,7 @@ func (x *GetCollectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCollectionRequest.ProtoReflect.Descriptor instead.
 func (*GetCollectionRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{6}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetCollectionRequest) GetName() string {
@@ -839,7 +974,7 @@ type ListCollectionsRequest struct {
 
 func (x *ListCollectionsRequest) Reset() {
 	*x = ListCollectionsRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[7]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +986,7 @@ func (x *ListCollectionsRequest) String() string {
 func (*ListCollectionsRequest) ProtoMessage() {}
 
 func (x *ListCollectionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[7]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +999,7 @@ func (x *ListCollectionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCollectionsRequest.ProtoReflect.Descriptor instead.
 func (*ListCollectionsRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{7}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListCollectionsRequest) GetPageSize() int32 {
@@ -891,7 +1026,7 @@ type ListCollectionsResponse struct {
 
 func (x *ListCollectionsResponse) Reset() {
 	*x = ListCollectionsResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[8]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1038,7 @@ func (x *ListCollectionsResponse) String() string {
 func (*ListCollectionsResponse) ProtoMessage() {}
 
 func (x *ListCollectionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[8]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1051,7 @@ func (x *ListCollectionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCollectionsResponse.ProtoReflect.Descriptor instead.
 func (*ListCollectionsResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{8}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListCollectionsResponse) GetCollections() []*Collection {
@@ -942,7 +1077,7 @@ type DeleteCollectionRequest struct {
 
 func (x *DeleteCollectionRequest) Reset() {
 	*x = DeleteCollectionRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[9]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1089,7 @@ func (x *DeleteCollectionRequest) String() string {
 func (*DeleteCollectionRequest) ProtoMessage() {}
 
 func (x *DeleteCollectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[9]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1102,7 @@ func (x *DeleteCollectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCollectionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCollectionRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{9}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteCollectionRequest) GetName() string {
@@ -985,7 +1120,7 @@ type DeleteCollectionResponse struct {
 
 func (x *DeleteCollectionResponse) Reset() {
 	*x = DeleteCollectionResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[10]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1132,7 @@ func (x *DeleteCollectionResponse) String() string {
 func (*DeleteCollectionResponse) ProtoMessage() {}
 
 func (x *DeleteCollectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[10]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1145,7 @@ func (x *DeleteCollectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCollectionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCollectionResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{10}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{12}
 }
 
 type StartIngestRequest struct {
@@ -1026,7 +1161,7 @@ type StartIngestRequest struct {
 
 func (x *StartIngestRequest) Reset() {
 	*x = StartIngestRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[11]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1173,7 @@ func (x *StartIngestRequest) String() string {
 func (*StartIngestRequest) ProtoMessage() {}
 
 func (x *StartIngestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[11]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,7 +1186,7 @@ func (x *StartIngestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartIngestRequest.ProtoReflect.Descriptor instead.
 func (*StartIngestRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{11}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StartIngestRequest) GetParent() string {
@@ -1085,7 +1220,7 @@ type FinishIngestRequest struct {
 
 func (x *FinishIngestRequest) Reset() {
 	*x = FinishIngestRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[12]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1232,7 @@ func (x *FinishIngestRequest) String() string {
 func (*FinishIngestRequest) ProtoMessage() {}
 
 func (x *FinishIngestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[12]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1245,7 @@ func (x *FinishIngestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishIngestRequest.ProtoReflect.Descriptor instead.
 func (*FinishIngestRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{12}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FinishIngestRequest) GetName() string {
@@ -1133,7 +1268,7 @@ type UploadDocumentRequest struct {
 
 func (x *UploadDocumentRequest) Reset() {
 	*x = UploadDocumentRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[13]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1280,7 @@ func (x *UploadDocumentRequest) String() string {
 func (*UploadDocumentRequest) ProtoMessage() {}
 
 func (x *UploadDocumentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[13]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1293,7 @@ func (x *UploadDocumentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadDocumentRequest.ProtoReflect.Descriptor instead.
 func (*UploadDocumentRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{13}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UploadDocumentRequest) GetPart() isUploadDocumentRequest_Part {
@@ -1215,7 +1350,7 @@ type IngestUriRequest struct {
 
 func (x *IngestUriRequest) Reset() {
 	*x = IngestUriRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[14]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1362,7 @@ func (x *IngestUriRequest) String() string {
 func (*IngestUriRequest) ProtoMessage() {}
 
 func (x *IngestUriRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[14]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1375,7 @@ func (x *IngestUriRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngestUriRequest.ProtoReflect.Descriptor instead.
 func (*IngestUriRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{14}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *IngestUriRequest) GetParent() string {
@@ -1287,7 +1422,7 @@ type GetDocumentRequest struct {
 
 func (x *GetDocumentRequest) Reset() {
 	*x = GetDocumentRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[15]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1434,7 @@ func (x *GetDocumentRequest) String() string {
 func (*GetDocumentRequest) ProtoMessage() {}
 
 func (x *GetDocumentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[15]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1447,7 @@ func (x *GetDocumentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDocumentRequest.ProtoReflect.Descriptor instead.
 func (*GetDocumentRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{15}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetDocumentRequest) GetName() string {
@@ -1331,7 +1466,7 @@ type BatchGetDocumentsRequest struct {
 
 func (x *BatchGetDocumentsRequest) Reset() {
 	*x = BatchGetDocumentsRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[16]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1478,7 @@ func (x *BatchGetDocumentsRequest) String() string {
 func (*BatchGetDocumentsRequest) ProtoMessage() {}
 
 func (x *BatchGetDocumentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[16]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1491,7 @@ func (x *BatchGetDocumentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetDocumentsRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetDocumentsRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{16}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BatchGetDocumentsRequest) GetNames() []string {
@@ -1376,7 +1511,7 @@ type BatchGetDocumentsResponse struct {
 
 func (x *BatchGetDocumentsResponse) Reset() {
 	*x = BatchGetDocumentsResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[17]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1523,7 @@ func (x *BatchGetDocumentsResponse) String() string {
 func (*BatchGetDocumentsResponse) ProtoMessage() {}
 
 func (x *BatchGetDocumentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[17]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1536,7 @@ func (x *BatchGetDocumentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetDocumentsResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetDocumentsResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{17}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BatchGetDocumentsResponse) GetDocuments() []*Document {
@@ -1422,7 +1557,7 @@ type ListDocumentsRequest struct {
 
 func (x *ListDocumentsRequest) Reset() {
 	*x = ListDocumentsRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[18]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1569,7 @@ func (x *ListDocumentsRequest) String() string {
 func (*ListDocumentsRequest) ProtoMessage() {}
 
 func (x *ListDocumentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[18]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1582,7 @@ func (x *ListDocumentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDocumentsRequest.ProtoReflect.Descriptor instead.
 func (*ListDocumentsRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{18}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListDocumentsRequest) GetParent() string {
@@ -1481,7 +1616,7 @@ type ListDocumentsResponse struct {
 
 func (x *ListDocumentsResponse) Reset() {
 	*x = ListDocumentsResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[19]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1628,7 @@ func (x *ListDocumentsResponse) String() string {
 func (*ListDocumentsResponse) ProtoMessage() {}
 
 func (x *ListDocumentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[19]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1641,7 @@ func (x *ListDocumentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDocumentsResponse.ProtoReflect.Descriptor instead.
 func (*ListDocumentsResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{19}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListDocumentsResponse) GetDocuments() []*Document {
@@ -1532,7 +1667,7 @@ type DeleteDocumentRequest struct {
 
 func (x *DeleteDocumentRequest) Reset() {
 	*x = DeleteDocumentRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[20]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1679,7 @@ func (x *DeleteDocumentRequest) String() string {
 func (*DeleteDocumentRequest) ProtoMessage() {}
 
 func (x *DeleteDocumentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[20]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1692,7 @@ func (x *DeleteDocumentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDocumentRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDocumentRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{20}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteDocumentRequest) GetName() string {
@@ -1575,7 +1710,7 @@ type DeleteDocumentResponse struct {
 
 func (x *DeleteDocumentResponse) Reset() {
 	*x = DeleteDocumentResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[21]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1722,7 @@ func (x *DeleteDocumentResponse) String() string {
 func (*DeleteDocumentResponse) ProtoMessage() {}
 
 func (x *DeleteDocumentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[21]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1735,7 @@ func (x *DeleteDocumentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDocumentResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDocumentResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{21}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{23}
 }
 
 type ReprocessDocumentRequest struct {
@@ -1615,7 +1750,7 @@ type ReprocessDocumentRequest struct {
 
 func (x *ReprocessDocumentRequest) Reset() {
 	*x = ReprocessDocumentRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[22]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1762,7 @@ func (x *ReprocessDocumentRequest) String() string {
 func (*ReprocessDocumentRequest) ProtoMessage() {}
 
 func (x *ReprocessDocumentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[22]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1775,7 @@ func (x *ReprocessDocumentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReprocessDocumentRequest.ProtoReflect.Descriptor instead.
 func (*ReprocessDocumentRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{22}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReprocessDocumentRequest) GetName() string {
@@ -1673,7 +1808,7 @@ type GetFileRequest struct {
 
 func (x *GetFileRequest) Reset() {
 	*x = GetFileRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[23]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1820,7 @@ func (x *GetFileRequest) String() string {
 func (*GetFileRequest) ProtoMessage() {}
 
 func (x *GetFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[23]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1833,7 @@ func (x *GetFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFileRequest.ProtoReflect.Descriptor instead.
 func (*GetFileRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{23}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetFileRequest) GetName() string {
@@ -1717,7 +1852,7 @@ type GetFileResponse struct {
 
 func (x *GetFileResponse) Reset() {
 	*x = GetFileResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[24]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1864,7 @@ func (x *GetFileResponse) String() string {
 func (*GetFileResponse) ProtoMessage() {}
 
 func (x *GetFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[24]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1877,7 @@ func (x *GetFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFileResponse.ProtoReflect.Descriptor instead.
 func (*GetFileResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{24}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetFileResponse) GetData() []byte {
@@ -1761,7 +1896,7 @@ type GetMarkdownRequest struct {
 
 func (x *GetMarkdownRequest) Reset() {
 	*x = GetMarkdownRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[25]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1908,7 @@ func (x *GetMarkdownRequest) String() string {
 func (*GetMarkdownRequest) ProtoMessage() {}
 
 func (x *GetMarkdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[25]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1921,7 @@ func (x *GetMarkdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMarkdownRequest.ProtoReflect.Descriptor instead.
 func (*GetMarkdownRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{25}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetMarkdownRequest) GetName() string {
@@ -1805,7 +1940,7 @@ type GetMarkdownResponse struct {
 
 func (x *GetMarkdownResponse) Reset() {
 	*x = GetMarkdownResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[26]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +1952,7 @@ func (x *GetMarkdownResponse) String() string {
 func (*GetMarkdownResponse) ProtoMessage() {}
 
 func (x *GetMarkdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[26]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +1965,7 @@ func (x *GetMarkdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMarkdownResponse.ProtoReflect.Descriptor instead.
 func (*GetMarkdownResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{26}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetMarkdownResponse) GetMarkdown() string {
@@ -1852,7 +1987,7 @@ type ListPassagesRequest struct {
 
 func (x *ListPassagesRequest) Reset() {
 	*x = ListPassagesRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[27]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +1999,7 @@ func (x *ListPassagesRequest) String() string {
 func (*ListPassagesRequest) ProtoMessage() {}
 
 func (x *ListPassagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[27]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +2012,7 @@ func (x *ListPassagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPassagesRequest.ProtoReflect.Descriptor instead.
 func (*ListPassagesRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{27}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListPassagesRequest) GetParent() string {
@@ -1911,7 +2046,7 @@ type ListPassagesResponse struct {
 
 func (x *ListPassagesResponse) Reset() {
 	*x = ListPassagesResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[28]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2058,7 @@ func (x *ListPassagesResponse) String() string {
 func (*ListPassagesResponse) ProtoMessage() {}
 
 func (x *ListPassagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[28]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2071,7 @@ func (x *ListPassagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPassagesResponse.ProtoReflect.Descriptor instead.
 func (*ListPassagesResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{28}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListPassagesResponse) GetPassages() []*Passage {
@@ -1968,7 +2103,7 @@ type UploadDocumentRequest_Header struct {
 
 func (x *UploadDocumentRequest_Header) Reset() {
 	*x = UploadDocumentRequest_Header{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[30]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2115,7 @@ func (x *UploadDocumentRequest_Header) String() string {
 func (*UploadDocumentRequest_Header) ProtoMessage() {}
 
 func (x *UploadDocumentRequest_Header) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[30]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2128,7 @@ func (x *UploadDocumentRequest_Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadDocumentRequest_Header.ProtoReflect.Descriptor instead.
 func (*UploadDocumentRequest_Header) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{13, 0}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{15, 0}
 }
 
 func (x *UploadDocumentRequest_Header) GetParent() string {
@@ -2042,7 +2177,7 @@ var File_clara_ingest_v1_ingest_proto protoreflect.FileDescriptor
 
 const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\n" +
-	"\x1cclara/ingest/v1/ingest.proto\x12\x0fclara.ingest.v1\x1a\x1aclara/event/v1/event.proto\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x03\n" +
+	"\x1cclara/ingest/v1/ingest.proto\x12\x0fclara.ingest.v1\x1a\x1aclara/event/v1/event.proto\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x04\n" +
 	"\n" +
 	"Collection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
@@ -2063,7 +2198,20 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"updateTime\x12\x18\n" +
 	"\adeleted\x18\f \x01(\bR\adeleted\x12\x16\n" +
 	"\x06memory\x18\r \x01(\bR\x06memory\x12\x16\n" +
-	"\x06pinned\x18\x0e \x01(\bR\x06pinned\"\xac\b\n" +
+	"\x06pinned\x18\x0e \x01(\bR\x06pinned\x12\x10\n" +
+	"\x03uid\x18\x0f \x01(\tR\x03uid\x12\x19\n" +
+	"\bnext_job\x18\x10 \x01(\tR\anextJob\x122\n" +
+	"\aretired\x18\x11 \x03(\v2\x18.clara.ingest.v1.RetiredR\aretired\"O\n" +
+	"\aRetired\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\tR\x05index\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x8e\x01\n" +
+	"\tPlacement\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\tR\x05index\x12\x1f\n" +
+	"\vpassage_set\x18\x02 \x01(\tR\n" +
+	"passageSet\x12\x1a\n" +
+	"\bpassages\x18\x03 \x01(\x05R\bpassages\x12\x18\n" +
+	"\aindexed\x18\x04 \x01(\bR\aindexed\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\xf0\a\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x10\n" +
@@ -2080,22 +2228,19 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\n" +
 	"page_count\x18\v \x01(\x05R\tpageCount\x12#\n" +
 	"\rpassage_count\x18\f \x01(\x05R\fpassageCount\x12\x1a\n" +
-	"\brevision\x18\r \x01(\x03R\brevision\x12\x1f\n" +
-	"\vpassage_set\x18\x0e \x01(\tR\n" +
-	"passageSet\x12\x14\n" +
-	"\x05index\x18\x0f \x01(\tR\x05index\x12\x10\n" +
+	"\brevision\x18\r \x01(\x03R\brevision\x12:\n" +
+	"\n" +
+	"placements\x18\x0e \x03(\v2\x1a.clara.ingest.v1.PlacementR\n" +
+	"placements\x12\x10\n" +
 	"\x03job\x18\x10 \x01(\tR\x03job\x12;\n" +
 	"\vcreate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x12\x18\n" +
-	"\aattempt\x18\x13 \x01(\x05R\aattempt\x12>\n" +
+	"updateTime\x12>\n" +
 	"\aread_by\x18\x14 \x03(\v2%.clara.ingest.v1.Document.ReadByEntryR\x06readBy\x12\x18\n" +
 	"\aextract\x18\x15 \x01(\tR\aextract\x12)\n" +
-	"\x04owed\x18\x16 \x03(\v2\x15.clara.ingest.v1.OwedR\x04owed\x12\x1d\n" +
-	"\n" +
-	"next_index\x18\x17 \x01(\tR\tnextIndex\x12\x1a\n" +
-	"\bpassword\x18\x18 \x01(\tR\bpassword\x1a9\n" +
+	"\x04owed\x18\x16 \x03(\v2\x15.clara.ingest.v1.OwedR\x04owed\x12\x12\n" +
+	"\x04item\x18\x17 \x01(\tR\x04item\x1a9\n" +
 	"\vReadByEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x01\n" +
@@ -2239,101 +2384,106 @@ func file_clara_ingest_v1_ingest_proto_rawDescGZIP() []byte {
 }
 
 var file_clara_ingest_v1_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_clara_ingest_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_clara_ingest_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_clara_ingest_v1_ingest_proto_goTypes = []any{
 	(Document_State)(0),                  // 0: clara.ingest.v1.Document.State
 	(*Collection)(nil),                   // 1: clara.ingest.v1.Collection
-	(*Document)(nil),                     // 2: clara.ingest.v1.Document
-	(*Owed)(nil),                         // 3: clara.ingest.v1.Owed
-	(*Problem)(nil),                      // 4: clara.ingest.v1.Problem
-	(*Passage)(nil),                      // 5: clara.ingest.v1.Passage
-	(*CreateCollectionRequest)(nil),      // 6: clara.ingest.v1.CreateCollectionRequest
-	(*GetCollectionRequest)(nil),         // 7: clara.ingest.v1.GetCollectionRequest
-	(*ListCollectionsRequest)(nil),       // 8: clara.ingest.v1.ListCollectionsRequest
-	(*ListCollectionsResponse)(nil),      // 9: clara.ingest.v1.ListCollectionsResponse
-	(*DeleteCollectionRequest)(nil),      // 10: clara.ingest.v1.DeleteCollectionRequest
-	(*DeleteCollectionResponse)(nil),     // 11: clara.ingest.v1.DeleteCollectionResponse
-	(*StartIngestRequest)(nil),           // 12: clara.ingest.v1.StartIngestRequest
-	(*FinishIngestRequest)(nil),          // 13: clara.ingest.v1.FinishIngestRequest
-	(*UploadDocumentRequest)(nil),        // 14: clara.ingest.v1.UploadDocumentRequest
-	(*IngestUriRequest)(nil),             // 15: clara.ingest.v1.IngestUriRequest
-	(*GetDocumentRequest)(nil),           // 16: clara.ingest.v1.GetDocumentRequest
-	(*BatchGetDocumentsRequest)(nil),     // 17: clara.ingest.v1.BatchGetDocumentsRequest
-	(*BatchGetDocumentsResponse)(nil),    // 18: clara.ingest.v1.BatchGetDocumentsResponse
-	(*ListDocumentsRequest)(nil),         // 19: clara.ingest.v1.ListDocumentsRequest
-	(*ListDocumentsResponse)(nil),        // 20: clara.ingest.v1.ListDocumentsResponse
-	(*DeleteDocumentRequest)(nil),        // 21: clara.ingest.v1.DeleteDocumentRequest
-	(*DeleteDocumentResponse)(nil),       // 22: clara.ingest.v1.DeleteDocumentResponse
-	(*ReprocessDocumentRequest)(nil),     // 23: clara.ingest.v1.ReprocessDocumentRequest
-	(*GetFileRequest)(nil),               // 24: clara.ingest.v1.GetFileRequest
-	(*GetFileResponse)(nil),              // 25: clara.ingest.v1.GetFileResponse
-	(*GetMarkdownRequest)(nil),           // 26: clara.ingest.v1.GetMarkdownRequest
-	(*GetMarkdownResponse)(nil),          // 27: clara.ingest.v1.GetMarkdownResponse
-	(*ListPassagesRequest)(nil),          // 28: clara.ingest.v1.ListPassagesRequest
-	(*ListPassagesResponse)(nil),         // 29: clara.ingest.v1.ListPassagesResponse
-	nil,                                  // 30: clara.ingest.v1.Document.ReadByEntry
-	(*UploadDocumentRequest_Header)(nil), // 31: clara.ingest.v1.UploadDocumentRequest.Header
-	(*timestamppb.Timestamp)(nil),        // 32: google.protobuf.Timestamp
-	(*v1.IngestRequested)(nil),           // 33: clara.event.v1.IngestRequested
-	(*v1.DocumentReady)(nil),             // 34: clara.event.v1.DocumentReady
-	(*v1.DocumentDeleted)(nil),           // 35: clara.event.v1.DocumentDeleted
-	(*v11.Job)(nil),                      // 36: clara.job.v1.Job
+	(*Retired)(nil),                      // 2: clara.ingest.v1.Retired
+	(*Placement)(nil),                    // 3: clara.ingest.v1.Placement
+	(*Document)(nil),                     // 4: clara.ingest.v1.Document
+	(*Owed)(nil),                         // 5: clara.ingest.v1.Owed
+	(*Problem)(nil),                      // 6: clara.ingest.v1.Problem
+	(*Passage)(nil),                      // 7: clara.ingest.v1.Passage
+	(*CreateCollectionRequest)(nil),      // 8: clara.ingest.v1.CreateCollectionRequest
+	(*GetCollectionRequest)(nil),         // 9: clara.ingest.v1.GetCollectionRequest
+	(*ListCollectionsRequest)(nil),       // 10: clara.ingest.v1.ListCollectionsRequest
+	(*ListCollectionsResponse)(nil),      // 11: clara.ingest.v1.ListCollectionsResponse
+	(*DeleteCollectionRequest)(nil),      // 12: clara.ingest.v1.DeleteCollectionRequest
+	(*DeleteCollectionResponse)(nil),     // 13: clara.ingest.v1.DeleteCollectionResponse
+	(*StartIngestRequest)(nil),           // 14: clara.ingest.v1.StartIngestRequest
+	(*FinishIngestRequest)(nil),          // 15: clara.ingest.v1.FinishIngestRequest
+	(*UploadDocumentRequest)(nil),        // 16: clara.ingest.v1.UploadDocumentRequest
+	(*IngestUriRequest)(nil),             // 17: clara.ingest.v1.IngestUriRequest
+	(*GetDocumentRequest)(nil),           // 18: clara.ingest.v1.GetDocumentRequest
+	(*BatchGetDocumentsRequest)(nil),     // 19: clara.ingest.v1.BatchGetDocumentsRequest
+	(*BatchGetDocumentsResponse)(nil),    // 20: clara.ingest.v1.BatchGetDocumentsResponse
+	(*ListDocumentsRequest)(nil),         // 21: clara.ingest.v1.ListDocumentsRequest
+	(*ListDocumentsResponse)(nil),        // 22: clara.ingest.v1.ListDocumentsResponse
+	(*DeleteDocumentRequest)(nil),        // 23: clara.ingest.v1.DeleteDocumentRequest
+	(*DeleteDocumentResponse)(nil),       // 24: clara.ingest.v1.DeleteDocumentResponse
+	(*ReprocessDocumentRequest)(nil),     // 25: clara.ingest.v1.ReprocessDocumentRequest
+	(*GetFileRequest)(nil),               // 26: clara.ingest.v1.GetFileRequest
+	(*GetFileResponse)(nil),              // 27: clara.ingest.v1.GetFileResponse
+	(*GetMarkdownRequest)(nil),           // 28: clara.ingest.v1.GetMarkdownRequest
+	(*GetMarkdownResponse)(nil),          // 29: clara.ingest.v1.GetMarkdownResponse
+	(*ListPassagesRequest)(nil),          // 30: clara.ingest.v1.ListPassagesRequest
+	(*ListPassagesResponse)(nil),         // 31: clara.ingest.v1.ListPassagesResponse
+	nil,                                  // 32: clara.ingest.v1.Document.ReadByEntry
+	(*UploadDocumentRequest_Header)(nil), // 33: clara.ingest.v1.UploadDocumentRequest.Header
+	(*timestamppb.Timestamp)(nil),        // 34: google.protobuf.Timestamp
+	(*v1.IngestRequested)(nil),           // 35: clara.event.v1.IngestRequested
+	(*v1.DocumentReady)(nil),             // 36: clara.event.v1.DocumentReady
+	(*v1.DocumentDeleted)(nil),           // 37: clara.event.v1.DocumentDeleted
+	(*v11.Job)(nil),                      // 38: clara.job.v1.Job
 }
 var file_clara_ingest_v1_ingest_proto_depIdxs = []int32{
-	32, // 0: clara.ingest.v1.Collection.create_time:type_name -> google.protobuf.Timestamp
-	32, // 1: clara.ingest.v1.Collection.update_time:type_name -> google.protobuf.Timestamp
-	0,  // 2: clara.ingest.v1.Document.state:type_name -> clara.ingest.v1.Document.State
-	4,  // 3: clara.ingest.v1.Document.problems:type_name -> clara.ingest.v1.Problem
-	32, // 4: clara.ingest.v1.Document.create_time:type_name -> google.protobuf.Timestamp
-	32, // 5: clara.ingest.v1.Document.update_time:type_name -> google.protobuf.Timestamp
-	30, // 6: clara.ingest.v1.Document.read_by:type_name -> clara.ingest.v1.Document.ReadByEntry
-	3,  // 7: clara.ingest.v1.Document.owed:type_name -> clara.ingest.v1.Owed
-	33, // 8: clara.ingest.v1.Owed.ingest_requested:type_name -> clara.event.v1.IngestRequested
-	34, // 9: clara.ingest.v1.Owed.document_ready:type_name -> clara.event.v1.DocumentReady
-	35, // 10: clara.ingest.v1.Owed.document_deleted:type_name -> clara.event.v1.DocumentDeleted
-	1,  // 11: clara.ingest.v1.CreateCollectionRequest.collection:type_name -> clara.ingest.v1.Collection
-	1,  // 12: clara.ingest.v1.ListCollectionsResponse.collections:type_name -> clara.ingest.v1.Collection
-	31, // 13: clara.ingest.v1.UploadDocumentRequest.header:type_name -> clara.ingest.v1.UploadDocumentRequest.Header
-	2,  // 14: clara.ingest.v1.BatchGetDocumentsResponse.documents:type_name -> clara.ingest.v1.Document
-	2,  // 15: clara.ingest.v1.ListDocumentsResponse.documents:type_name -> clara.ingest.v1.Document
-	5,  // 16: clara.ingest.v1.ListPassagesResponse.passages:type_name -> clara.ingest.v1.Passage
-	6,  // 17: clara.ingest.v1.IngestService.CreateCollection:input_type -> clara.ingest.v1.CreateCollectionRequest
-	7,  // 18: clara.ingest.v1.IngestService.GetCollection:input_type -> clara.ingest.v1.GetCollectionRequest
-	8,  // 19: clara.ingest.v1.IngestService.ListCollections:input_type -> clara.ingest.v1.ListCollectionsRequest
-	10, // 20: clara.ingest.v1.IngestService.DeleteCollection:input_type -> clara.ingest.v1.DeleteCollectionRequest
-	12, // 21: clara.ingest.v1.IngestService.StartIngest:input_type -> clara.ingest.v1.StartIngestRequest
-	14, // 22: clara.ingest.v1.IngestService.UploadDocument:input_type -> clara.ingest.v1.UploadDocumentRequest
-	15, // 23: clara.ingest.v1.IngestService.IngestUri:input_type -> clara.ingest.v1.IngestUriRequest
-	13, // 24: clara.ingest.v1.IngestService.FinishIngest:input_type -> clara.ingest.v1.FinishIngestRequest
-	16, // 25: clara.ingest.v1.IngestService.GetDocument:input_type -> clara.ingest.v1.GetDocumentRequest
-	17, // 26: clara.ingest.v1.IngestService.BatchGetDocuments:input_type -> clara.ingest.v1.BatchGetDocumentsRequest
-	19, // 27: clara.ingest.v1.IngestService.ListDocuments:input_type -> clara.ingest.v1.ListDocumentsRequest
-	21, // 28: clara.ingest.v1.IngestService.DeleteDocument:input_type -> clara.ingest.v1.DeleteDocumentRequest
-	23, // 29: clara.ingest.v1.IngestService.ReprocessDocument:input_type -> clara.ingest.v1.ReprocessDocumentRequest
-	24, // 30: clara.ingest.v1.IngestService.GetFile:input_type -> clara.ingest.v1.GetFileRequest
-	26, // 31: clara.ingest.v1.IngestService.GetMarkdown:input_type -> clara.ingest.v1.GetMarkdownRequest
-	28, // 32: clara.ingest.v1.IngestService.ListPassages:input_type -> clara.ingest.v1.ListPassagesRequest
-	1,  // 33: clara.ingest.v1.IngestService.CreateCollection:output_type -> clara.ingest.v1.Collection
-	1,  // 34: clara.ingest.v1.IngestService.GetCollection:output_type -> clara.ingest.v1.Collection
-	9,  // 35: clara.ingest.v1.IngestService.ListCollections:output_type -> clara.ingest.v1.ListCollectionsResponse
-	11, // 36: clara.ingest.v1.IngestService.DeleteCollection:output_type -> clara.ingest.v1.DeleteCollectionResponse
-	36, // 37: clara.ingest.v1.IngestService.StartIngest:output_type -> clara.job.v1.Job
-	2,  // 38: clara.ingest.v1.IngestService.UploadDocument:output_type -> clara.ingest.v1.Document
-	2,  // 39: clara.ingest.v1.IngestService.IngestUri:output_type -> clara.ingest.v1.Document
-	36, // 40: clara.ingest.v1.IngestService.FinishIngest:output_type -> clara.job.v1.Job
-	2,  // 41: clara.ingest.v1.IngestService.GetDocument:output_type -> clara.ingest.v1.Document
-	18, // 42: clara.ingest.v1.IngestService.BatchGetDocuments:output_type -> clara.ingest.v1.BatchGetDocumentsResponse
-	20, // 43: clara.ingest.v1.IngestService.ListDocuments:output_type -> clara.ingest.v1.ListDocumentsResponse
-	22, // 44: clara.ingest.v1.IngestService.DeleteDocument:output_type -> clara.ingest.v1.DeleteDocumentResponse
-	36, // 45: clara.ingest.v1.IngestService.ReprocessDocument:output_type -> clara.job.v1.Job
-	25, // 46: clara.ingest.v1.IngestService.GetFile:output_type -> clara.ingest.v1.GetFileResponse
-	27, // 47: clara.ingest.v1.IngestService.GetMarkdown:output_type -> clara.ingest.v1.GetMarkdownResponse
-	29, // 48: clara.ingest.v1.IngestService.ListPassages:output_type -> clara.ingest.v1.ListPassagesResponse
-	33, // [33:49] is the sub-list for method output_type
-	17, // [17:33] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	34, // 0: clara.ingest.v1.Collection.create_time:type_name -> google.protobuf.Timestamp
+	34, // 1: clara.ingest.v1.Collection.update_time:type_name -> google.protobuf.Timestamp
+	2,  // 2: clara.ingest.v1.Collection.retired:type_name -> clara.ingest.v1.Retired
+	34, // 3: clara.ingest.v1.Retired.time:type_name -> google.protobuf.Timestamp
+	0,  // 4: clara.ingest.v1.Document.state:type_name -> clara.ingest.v1.Document.State
+	6,  // 5: clara.ingest.v1.Document.problems:type_name -> clara.ingest.v1.Problem
+	3,  // 6: clara.ingest.v1.Document.placements:type_name -> clara.ingest.v1.Placement
+	34, // 7: clara.ingest.v1.Document.create_time:type_name -> google.protobuf.Timestamp
+	34, // 8: clara.ingest.v1.Document.update_time:type_name -> google.protobuf.Timestamp
+	32, // 9: clara.ingest.v1.Document.read_by:type_name -> clara.ingest.v1.Document.ReadByEntry
+	5,  // 10: clara.ingest.v1.Document.owed:type_name -> clara.ingest.v1.Owed
+	35, // 11: clara.ingest.v1.Owed.ingest_requested:type_name -> clara.event.v1.IngestRequested
+	36, // 12: clara.ingest.v1.Owed.document_ready:type_name -> clara.event.v1.DocumentReady
+	37, // 13: clara.ingest.v1.Owed.document_deleted:type_name -> clara.event.v1.DocumentDeleted
+	1,  // 14: clara.ingest.v1.CreateCollectionRequest.collection:type_name -> clara.ingest.v1.Collection
+	1,  // 15: clara.ingest.v1.ListCollectionsResponse.collections:type_name -> clara.ingest.v1.Collection
+	33, // 16: clara.ingest.v1.UploadDocumentRequest.header:type_name -> clara.ingest.v1.UploadDocumentRequest.Header
+	4,  // 17: clara.ingest.v1.BatchGetDocumentsResponse.documents:type_name -> clara.ingest.v1.Document
+	4,  // 18: clara.ingest.v1.ListDocumentsResponse.documents:type_name -> clara.ingest.v1.Document
+	7,  // 19: clara.ingest.v1.ListPassagesResponse.passages:type_name -> clara.ingest.v1.Passage
+	8,  // 20: clara.ingest.v1.IngestService.CreateCollection:input_type -> clara.ingest.v1.CreateCollectionRequest
+	9,  // 21: clara.ingest.v1.IngestService.GetCollection:input_type -> clara.ingest.v1.GetCollectionRequest
+	10, // 22: clara.ingest.v1.IngestService.ListCollections:input_type -> clara.ingest.v1.ListCollectionsRequest
+	12, // 23: clara.ingest.v1.IngestService.DeleteCollection:input_type -> clara.ingest.v1.DeleteCollectionRequest
+	14, // 24: clara.ingest.v1.IngestService.StartIngest:input_type -> clara.ingest.v1.StartIngestRequest
+	16, // 25: clara.ingest.v1.IngestService.UploadDocument:input_type -> clara.ingest.v1.UploadDocumentRequest
+	17, // 26: clara.ingest.v1.IngestService.IngestUri:input_type -> clara.ingest.v1.IngestUriRequest
+	15, // 27: clara.ingest.v1.IngestService.FinishIngest:input_type -> clara.ingest.v1.FinishIngestRequest
+	18, // 28: clara.ingest.v1.IngestService.GetDocument:input_type -> clara.ingest.v1.GetDocumentRequest
+	19, // 29: clara.ingest.v1.IngestService.BatchGetDocuments:input_type -> clara.ingest.v1.BatchGetDocumentsRequest
+	21, // 30: clara.ingest.v1.IngestService.ListDocuments:input_type -> clara.ingest.v1.ListDocumentsRequest
+	23, // 31: clara.ingest.v1.IngestService.DeleteDocument:input_type -> clara.ingest.v1.DeleteDocumentRequest
+	25, // 32: clara.ingest.v1.IngestService.ReprocessDocument:input_type -> clara.ingest.v1.ReprocessDocumentRequest
+	26, // 33: clara.ingest.v1.IngestService.GetFile:input_type -> clara.ingest.v1.GetFileRequest
+	28, // 34: clara.ingest.v1.IngestService.GetMarkdown:input_type -> clara.ingest.v1.GetMarkdownRequest
+	30, // 35: clara.ingest.v1.IngestService.ListPassages:input_type -> clara.ingest.v1.ListPassagesRequest
+	1,  // 36: clara.ingest.v1.IngestService.CreateCollection:output_type -> clara.ingest.v1.Collection
+	1,  // 37: clara.ingest.v1.IngestService.GetCollection:output_type -> clara.ingest.v1.Collection
+	11, // 38: clara.ingest.v1.IngestService.ListCollections:output_type -> clara.ingest.v1.ListCollectionsResponse
+	13, // 39: clara.ingest.v1.IngestService.DeleteCollection:output_type -> clara.ingest.v1.DeleteCollectionResponse
+	38, // 40: clara.ingest.v1.IngestService.StartIngest:output_type -> clara.job.v1.Job
+	4,  // 41: clara.ingest.v1.IngestService.UploadDocument:output_type -> clara.ingest.v1.Document
+	4,  // 42: clara.ingest.v1.IngestService.IngestUri:output_type -> clara.ingest.v1.Document
+	38, // 43: clara.ingest.v1.IngestService.FinishIngest:output_type -> clara.job.v1.Job
+	4,  // 44: clara.ingest.v1.IngestService.GetDocument:output_type -> clara.ingest.v1.Document
+	20, // 45: clara.ingest.v1.IngestService.BatchGetDocuments:output_type -> clara.ingest.v1.BatchGetDocumentsResponse
+	22, // 46: clara.ingest.v1.IngestService.ListDocuments:output_type -> clara.ingest.v1.ListDocumentsResponse
+	24, // 47: clara.ingest.v1.IngestService.DeleteDocument:output_type -> clara.ingest.v1.DeleteDocumentResponse
+	38, // 48: clara.ingest.v1.IngestService.ReprocessDocument:output_type -> clara.job.v1.Job
+	27, // 49: clara.ingest.v1.IngestService.GetFile:output_type -> clara.ingest.v1.GetFileResponse
+	29, // 50: clara.ingest.v1.IngestService.GetMarkdown:output_type -> clara.ingest.v1.GetMarkdownResponse
+	31, // 51: clara.ingest.v1.IngestService.ListPassages:output_type -> clara.ingest.v1.ListPassagesResponse
+	36, // [36:52] is the sub-list for method output_type
+	20, // [20:36] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_clara_ingest_v1_ingest_proto_init() }
@@ -2341,12 +2491,12 @@ func file_clara_ingest_v1_ingest_proto_init() {
 	if File_clara_ingest_v1_ingest_proto != nil {
 		return
 	}
-	file_clara_ingest_v1_ingest_proto_msgTypes[2].OneofWrappers = []any{
+	file_clara_ingest_v1_ingest_proto_msgTypes[4].OneofWrappers = []any{
 		(*Owed_IngestRequested)(nil),
 		(*Owed_DocumentReady)(nil),
 		(*Owed_DocumentDeleted)(nil),
 	}
-	file_clara_ingest_v1_ingest_proto_msgTypes[13].OneofWrappers = []any{
+	file_clara_ingest_v1_ingest_proto_msgTypes[15].OneofWrappers = []any{
 		(*UploadDocumentRequest_Header_)(nil),
 		(*UploadDocumentRequest_Data)(nil),
 	}
@@ -2356,7 +2506,7 @@ func file_clara_ingest_v1_ingest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clara_ingest_v1_ingest_proto_rawDesc), len(file_clara_ingest_v1_ingest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

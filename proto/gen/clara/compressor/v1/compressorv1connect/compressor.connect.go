@@ -39,12 +39,6 @@ const (
 	// CompressorServiceCompressStreamProcedure is the fully-qualified name of the CompressorService's
 	// CompressStream RPC.
 	CompressorServiceCompressStreamProcedure = "/clara.compressor.v1.CompressorService/CompressStream"
-	// CompressorServiceEnsureIndexProcedure is the fully-qualified name of the CompressorService's
-	// EnsureIndex RPC.
-	CompressorServiceEnsureIndexProcedure = "/clara.compressor.v1.CompressorService/EnsureIndex"
-	// CompressorServiceActivateIndexProcedure is the fully-qualified name of the CompressorService's
-	// ActivateIndex RPC.
-	CompressorServiceActivateIndexProcedure = "/clara.compressor.v1.CompressorService/ActivateIndex"
 	// CompressorServiceDeletePointsProcedure is the fully-qualified name of the CompressorService's
 	// DeletePoints RPC.
 	CompressorServiceDeletePointsProcedure = "/clara.compressor.v1.CompressorService/DeletePoints"
@@ -62,13 +56,9 @@ type CompressorServiceClient interface {
 	Compress(context.Context, *v1.CompressRequest) (*v1.CompressResponse, error)
 	// CompressStream does the same for any number of batches; responses come in the order of requests.
 	CompressStream(context.Context) (*connect.BidiStreamForClientSimple[v1.CompressRequest, v1.CompressResponse], error)
-	// EnsureIndex makes the physical index that a collection needs for a model, if it is not there.
-	EnsureIndex(context.Context, *v1.EnsureIndexRequest) (*v1.EnsureIndexResponse, error)
-	// ActivateIndex moves a collection's alias to a physical index in one step.
-	ActivateIndex(context.Context, *v1.ActivateIndexRequest) (*v1.ActivateIndexResponse, error)
 	// DeletePoints removes a document's points, or a collection's, from all its indexes before it returns.
 	DeletePoints(context.Context, *v1.DeletePointsRequest) (*v1.DeletePointsResponse, error)
-	// DropIndex removes a physical index that no alias names.
+	// DropIndex removes a physical index with all its points; one that does not exist is no error.
 	DropIndex(context.Context, *v1.DropIndexRequest) (*v1.DropIndexResponse, error)
 	// SweepIndex reports, and on request removes, points without a live document and documents without points.
 	SweepIndex(context.Context, *v1.SweepIndexRequest) (*v1.SweepIndexResponse, error)
@@ -97,18 +87,6 @@ func NewCompressorServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(compressorServiceMethods.ByName("CompressStream")),
 			connect.WithClientOptions(opts...),
 		),
-		ensureIndex: connect.NewClient[v1.EnsureIndexRequest, v1.EnsureIndexResponse](
-			httpClient,
-			baseURL+CompressorServiceEnsureIndexProcedure,
-			connect.WithSchema(compressorServiceMethods.ByName("EnsureIndex")),
-			connect.WithClientOptions(opts...),
-		),
-		activateIndex: connect.NewClient[v1.ActivateIndexRequest, v1.ActivateIndexResponse](
-			httpClient,
-			baseURL+CompressorServiceActivateIndexProcedure,
-			connect.WithSchema(compressorServiceMethods.ByName("ActivateIndex")),
-			connect.WithClientOptions(opts...),
-		),
 		deletePoints: connect.NewClient[v1.DeletePointsRequest, v1.DeletePointsResponse](
 			httpClient,
 			baseURL+CompressorServiceDeletePointsProcedure,
@@ -134,8 +112,6 @@ func NewCompressorServiceClient(httpClient connect.HTTPClient, baseURL string, o
 type compressorServiceClient struct {
 	compress       *connect.Client[v1.CompressRequest, v1.CompressResponse]
 	compressStream *connect.Client[v1.CompressRequest, v1.CompressResponse]
-	ensureIndex    *connect.Client[v1.EnsureIndexRequest, v1.EnsureIndexResponse]
-	activateIndex  *connect.Client[v1.ActivateIndexRequest, v1.ActivateIndexResponse]
 	deletePoints   *connect.Client[v1.DeletePointsRequest, v1.DeletePointsResponse]
 	dropIndex      *connect.Client[v1.DropIndexRequest, v1.DropIndexResponse]
 	sweepIndex     *connect.Client[v1.SweepIndexRequest, v1.SweepIndexResponse]
@@ -153,24 +129,6 @@ func (c *compressorServiceClient) Compress(ctx context.Context, req *v1.Compress
 // CompressStream calls clara.compressor.v1.CompressorService.CompressStream.
 func (c *compressorServiceClient) CompressStream(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.CompressRequest, v1.CompressResponse], error) {
 	return c.compressStream.CallBidiStreamSimple(ctx)
-}
-
-// EnsureIndex calls clara.compressor.v1.CompressorService.EnsureIndex.
-func (c *compressorServiceClient) EnsureIndex(ctx context.Context, req *v1.EnsureIndexRequest) (*v1.EnsureIndexResponse, error) {
-	response, err := c.ensureIndex.CallUnary(ctx, connect.NewRequest(req))
-	if response != nil {
-		return response.Msg, err
-	}
-	return nil, err
-}
-
-// ActivateIndex calls clara.compressor.v1.CompressorService.ActivateIndex.
-func (c *compressorServiceClient) ActivateIndex(ctx context.Context, req *v1.ActivateIndexRequest) (*v1.ActivateIndexResponse, error) {
-	response, err := c.activateIndex.CallUnary(ctx, connect.NewRequest(req))
-	if response != nil {
-		return response.Msg, err
-	}
-	return nil, err
 }
 
 // DeletePoints calls clara.compressor.v1.CompressorService.DeletePoints.
@@ -207,13 +165,9 @@ type CompressorServiceHandler interface {
 	Compress(context.Context, *v1.CompressRequest) (*v1.CompressResponse, error)
 	// CompressStream does the same for any number of batches; responses come in the order of requests.
 	CompressStream(context.Context, *connect.BidiStream[v1.CompressRequest, v1.CompressResponse]) error
-	// EnsureIndex makes the physical index that a collection needs for a model, if it is not there.
-	EnsureIndex(context.Context, *v1.EnsureIndexRequest) (*v1.EnsureIndexResponse, error)
-	// ActivateIndex moves a collection's alias to a physical index in one step.
-	ActivateIndex(context.Context, *v1.ActivateIndexRequest) (*v1.ActivateIndexResponse, error)
 	// DeletePoints removes a document's points, or a collection's, from all its indexes before it returns.
 	DeletePoints(context.Context, *v1.DeletePointsRequest) (*v1.DeletePointsResponse, error)
-	// DropIndex removes a physical index that no alias names.
+	// DropIndex removes a physical index with all its points; one that does not exist is no error.
 	DropIndex(context.Context, *v1.DropIndexRequest) (*v1.DropIndexResponse, error)
 	// SweepIndex reports, and on request removes, points without a live document and documents without points.
 	SweepIndex(context.Context, *v1.SweepIndexRequest) (*v1.SweepIndexResponse, error)
@@ -236,18 +190,6 @@ func NewCompressorServiceHandler(svc CompressorServiceHandler, opts ...connect.H
 		CompressorServiceCompressStreamProcedure,
 		svc.CompressStream,
 		connect.WithSchema(compressorServiceMethods.ByName("CompressStream")),
-		connect.WithHandlerOptions(opts...),
-	)
-	compressorServiceEnsureIndexHandler := connect.NewUnaryHandlerSimple(
-		CompressorServiceEnsureIndexProcedure,
-		svc.EnsureIndex,
-		connect.WithSchema(compressorServiceMethods.ByName("EnsureIndex")),
-		connect.WithHandlerOptions(opts...),
-	)
-	compressorServiceActivateIndexHandler := connect.NewUnaryHandlerSimple(
-		CompressorServiceActivateIndexProcedure,
-		svc.ActivateIndex,
-		connect.WithSchema(compressorServiceMethods.ByName("ActivateIndex")),
 		connect.WithHandlerOptions(opts...),
 	)
 	compressorServiceDeletePointsHandler := connect.NewUnaryHandlerSimple(
@@ -274,10 +216,6 @@ func NewCompressorServiceHandler(svc CompressorServiceHandler, opts ...connect.H
 			compressorServiceCompressHandler.ServeHTTP(w, r)
 		case CompressorServiceCompressStreamProcedure:
 			compressorServiceCompressStreamHandler.ServeHTTP(w, r)
-		case CompressorServiceEnsureIndexProcedure:
-			compressorServiceEnsureIndexHandler.ServeHTTP(w, r)
-		case CompressorServiceActivateIndexProcedure:
-			compressorServiceActivateIndexHandler.ServeHTTP(w, r)
 		case CompressorServiceDeletePointsProcedure:
 			compressorServiceDeletePointsHandler.ServeHTTP(w, r)
 		case CompressorServiceDropIndexProcedure:
@@ -299,14 +237,6 @@ func (UnimplementedCompressorServiceHandler) Compress(context.Context, *v1.Compr
 
 func (UnimplementedCompressorServiceHandler) CompressStream(context.Context, *connect.BidiStream[v1.CompressRequest, v1.CompressResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("clara.compressor.v1.CompressorService.CompressStream is not implemented"))
-}
-
-func (UnimplementedCompressorServiceHandler) EnsureIndex(context.Context, *v1.EnsureIndexRequest) (*v1.EnsureIndexResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("clara.compressor.v1.CompressorService.EnsureIndex is not implemented"))
-}
-
-func (UnimplementedCompressorServiceHandler) ActivateIndex(context.Context, *v1.ActivateIndexRequest) (*v1.ActivateIndexResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("clara.compressor.v1.CompressorService.ActivateIndex is not implemented"))
 }
 
 func (UnimplementedCompressorServiceHandler) DeletePoints(context.Context, *v1.DeletePointsRequest) (*v1.DeletePointsResponse, error) {
