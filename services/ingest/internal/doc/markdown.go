@@ -51,19 +51,27 @@ func Cell(s string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(s, `\|`, "|"), "|", `\|`)
 }
 
-// Escape makes plain text fit for a line of Markdown. Only what would change
-// its meaning is escaped, so that ordinary text stays as it is: emphasis and
-// code marks that could open or close, HTML tags, and at the start of the
-// line what would make it a heading, a list, a quotation or a rule.
+// Escape makes plain text fit for a paragraph of Markdown: EscapeInline, and
+// at the start what would make it a heading, a list, a quotation or a rule.
 func Escape(s string) string {
-	if strings.IndexAny(s, "*_`<[\\#>+-=~0123456789|&") < 0 {
+	if strings.IndexAny(s, "*_`<[]\\#>+-=~0123456789|") < 0 {
+		return s
+	}
+	return escapeStart(s) + EscapeInline(trimStart(s))
+}
+
+// EscapeStart is Escape for a paragraph whose inner marks are already right.
+func EscapeStart(s string) string { return escapeStart(s) + trimStart(s) }
+
+// EscapeInline makes plain text fit for the inside of a line of Markdown. Only
+// what would change its meaning is escaped, so that ordinary text stays as it
+// is: emphasis and code marks that could open or close, HTML tags, links.
+func EscapeInline(s string) string {
+	if strings.IndexAny(s, "*_`<]\\") < 0 {
 		return s
 	}
 	var b strings.Builder
 	b.Grow(len(s) + 8)
-	b.WriteString(escapeStart(s))
-	n := len(s) - len(trimStart(s))
-	s = s[n:]
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		switch c {

@@ -1,0 +1,286 @@
+package pdf
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/klippa-app/go-pdfium"
+	"github.com/klippa-app/go-pdfium/webassembly"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/clara-suite/clara/libs/clara"
+)
+
+// wasmPages is the memory that one instance may grow to, in units of 64 KiB: 1.5 GiB.
+const wasmPages = 24_576
+
+// engine compiles pdfium once and hands out sandboxed instances of it. An
+// instance sees neither files nor network: only the bytes of its document.
+type engine struct {
+	cacheDir string
+	workers  int
+
+	once sync.Once
+	pool pdfium.Pool
+	err  error
+}
+
+// instance makes one instance; the first call compiles pdfium, which takes
+// seconds unless the cache folder holds the result of an earlier process.
+func (e *engine) instance(ctx context.Context) (*instance, error) {
+	e.once.Do(func() { e.pool, e.err = e.start() })
+	if e.err != nil {
+		return nil, e.err
+	}
+	p, err := e.pool.GetInstanceWithContext(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, clara.Errorf(clara.Internal, "start pdfium: %w", err)
+	}
+	in, err := newInstance(p)
+	if err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+func (e *engine) start() (pdfium.Pool, error) {
+	cfg := wazero.NewRuntimeConfig().
+		WithCoreFeatures(api.CoreFeaturesV2 | experimental.CoreFeaturesExceptionHandling).
+		WithMemoryLimitPages(wasmPages).
+		WithCloseOnContextDone(true)
+	if e.cacheDir != "" {
+		// A cache that cannot be used costs seconds, not the reading.
+		if cache, err := wazero.NewCompilationCacheWithDir(e.cacheDir); err == nil {
+			cfg = cfg.WithCompilationCache(cache)
+		}
+	}
+	p, err := webassembly.Init(webassembly.Config{
+		MinIdle: 0, MaxIdle: 0, MaxTotal: e.workers,
+		// No folder is mounted: a document cannot reach files.
+		FSConfig:      wazero.NewFSConfig(),
+		RuntimeConfig: cfg,
+		Stdout:        io.Discard,
+		Stderr:        io.Discard,
+	})
+	if err != nil {
+		return nil, clara.Errorf(clara.Internal, "compile pdfium: %w", err)
+	}
+	return p, nil
+}
+
+func (e *engine) close() error {
+	e.once.Do(func() { e.err = clara.Errorf(clara.State, "pdf reader is closed") })
+	if e.pool == nil {
+		return nil
+	}
+	return e.pool.Close()
+}
+
+// defaultCacheDir is where compiled code is kept between processes.
+func defaultCacheDir() string {
+	dir := os.Getenv("CLARA_CACHE")
+	if dir == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return ""
+		}
+		dir = filepath.Join(base, "clara")
+	}
+	return filepath.Join(dir, "wasm")
+}
+
+// implementation is what the binding offers below its per-call wrappers. Its
+// wrappers allocate and look up handles at each call, which for the calls
+// made for each word costs more than pdfium itself.
+type implementation interface {
+	Fn(name string) api.Function
+	Malloc(size uint64) (uint64, error)
+	Free(pointer uint64) error
+	CreateFileAccessReader(size int64, r io.ReadSeeker) (*uint64, *uint32, error)
+}
+
+// instance is one pdfium with at most one open document. It is not safe for
+// concurrent use. The first fault of a call sticks in err: after it the
+// instance answers zeros and is good for nothing but close.
+type instance struct {
+	pdfium pdfium.Pdfium
+	impl   implementation
+	mem    api.Memory
+	fns    [fnCount]api.Function
+	stack  [12]uint64
+	// out is guest memory for out-parameters, outSize bytes.
+	out uint32
+	ctx context.Context
+	err error
+
+	doc uint64
+}
+
+const outSize = 4096
+
+func newInstance(p pdfium.Pdfium) (*instance, error) {
+	in := &instance{pdfium: p, ctx: context.Background()}
+	impl, ok := p.GetImplementation().(implementation)
+	if !ok {
+		return nil, clara.Errorf(clara.Internal, "start pdfium: unexpected binding %T", p.GetImplementation())
+	}
+	in.impl = impl
+	// The module is an exported field of an unexported type.
+	module, ok := reflect.Indirect(reflect.ValueOf(impl)).FieldByName("Module").Interface().(api.Module)
+	if !ok {
+		return nil, clara.Errorf(clara.Internal, "start pdfium: binding %T has no module", impl)
+	}
+	in.mem = module.Memory()
+	for i, name := range fnNames {
+		if in.fns[i] = impl.Fn(name); in.fns[i] == nil {
+			return nil, clara.Errorf(clara.Internal, "start pdfium: no function %s", name)
+		}
+	}
+	out, err := impl.Malloc(outSize)
+	if err != nil {
+		return nil, clara.Errorf(clara.Internal, "start pdfium: %w", err)
+	}
+	in.out = uint32(out)
+	return in, nil
+}
+
+// close frees all that the instance holds, whatever state it is in.
+func (in *instance) close() {
+	if in.err == nil && in.doc != 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		in.ctx = ctx
+		in.call(fnCloseDocument, in.doc)
+	}
+	if in.err != nil {
+		_ = in.pdfium.Kill()
+		return
+	}
+	_ = in.pdfium.Close()
+}
+
+// call runs a function of pdfium and returns its result, 0 after a fault.
+func (in *instance) call(f fn, args ...uint64) uint64 {
+	if in.err != nil {
+		return 0
+	}
+	copy(in.stack[:], args)
+	if err := in.fns[f].CallWithStack(in.ctx, in.stack[:]); err != nil {
+		if ctxErr := in.ctx.Err(); ctxErr != nil {
+			err = ctxErr
+		}
+		in.err = fmt.Errorf("%s: %w", fnNames[f], err)
+		return 0
+	}
+	return in.stack[0]
+}
+
+// callInt is call for functions that return a C int.
+func (in *instance) callInt(f fn, args ...uint64) int { return int(int32(uint32(in.call(f, args...)))) }
+
+// callOK is call for functions that return a C bool.
+func (in *instance) callOK(f fn, args ...uint64) bool { return uint32(in.call(f, args...)) != 0 }
+
+func (in *instance) outAt(offset uint32) uint64 { return uint64(in.out + offset) }
+
+func (in *instance) float(offset uint32) float64 {
+	v, _ := in.mem.ReadFloat32Le(in.out + offset)
+	return float64(v)
+}
+
+func (in *instance) uint(offset uint32) uint32 {
+	v, _ := in.mem.ReadUint32Le(in.out + offset)
+	return v
+}
+
+func (in *instance) bytes(pointer uint32, size int) []byte {
+	if size <= 0 || size > math.MaxInt32 {
+		return nil
+	}
+	b, _ := in.mem.Read(pointer, uint32(size))
+	return b
+}
+
+// cstring copies a string into guest memory; free it after use.
+func (in *instance) cstring(s string) uint64 {
+	p, err := in.impl.Malloc(uint64(len(s)) + 1)
+	if err != nil {
+		in.fail(err)
+		return 0
+	}
+	in.mem.Write(uint32(p), append([]byte(s), 0))
+	return p
+}
+
+func (in *instance) fail(err error) {
+	if in.err == nil {
+		in.err = err
+	}
+}
+
+// text calls f(args..., buffer, size), which answers the length in bytes of
+// its UTF-16LE text with the final zero, and returns the text.
+func (in *instance) text(f fn, args ...uint64) string {
+	n := in.callInt(f, append(args[:len(args):len(args)], uint64(in.out), outSize)...)
+	if n <= 2 {
+		return ""
+	}
+	if n <= outSize {
+		return utf16le(in.bytes(in.out, n-2))
+	}
+	if n > 1<<20 {
+		return ""
+	}
+	p, err := in.impl.Malloc(uint64(n))
+	if err != nil {
+		in.fail(err)
+		return ""
+	}
+	defer func() { _ = in.impl.Free(p) }()
+	in.call(f, append(args[:len(args):len(args)], p, uint64(n))...)
+	return utf16le(in.bytes(uint32(p), n-2))
+}
+
+// open loads the document; pages are read from r when they are asked for.
+func (in *instance) open(ctx context.Context, r io.ReaderAt, size int64, password string) error {
+	in.ctx = ctx
+	access, _, err := in.impl.CreateFileAccessReader(size, io.NewSectionReader(r, 0, size))
+	if err != nil {
+		return clara.Errorf(clara.Internal, "open pdf: %w", err)
+	}
+	var pw uint64
+	if password != "" {
+		pw = in.cstring(password)
+		defer func() { _ = in.impl.Free(pw) }()
+	}
+	in.doc = in.call(fnLoadCustomDocument, *access, pw)
+	if in.err != nil {
+		return in.err
+	}
+	if in.doc != 0 {
+		return nil
+	}
+	switch code := in.callInt(fnGetLastError); code {
+	case 4:
+		if password == "" {
+			return clara.Errorf(clara.Invalid, "open pdf: the file is encrypted; give its password with --password")
+		}
+		return clara.Errorf(clara.Invalid, "open pdf: the password is wrong; give the right one with --password")
+	case 5:
+		return clara.Errorf(clara.Unsupported, "open pdf: the file is encrypted in a way that pdfium does not read; save it without encryption")
+	default:
+		return clara.Errorf(clara.Corrupt, "open pdf: the file is damaged or no PDF (pdfium error %d)", code)
+	}
+}

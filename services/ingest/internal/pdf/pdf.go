@@ -1,0 +1,383 @@
+package pdf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"sync"
+	"unicode"
+
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/services/ingest/internal/doc"
+)
+
+// Config is how a Reader works.
+type Config struct {
+	// CacheDir keeps pdfium's compiled code between processes, so that only
+	// the first one on a machine waits for it. Empty is $CLARA_CACHE/wasm, in
+	// the user's cache folder if that is unset.
+	CacheDir string
+	// Workers is how many pages are read at once, over all documents; 0 is
+	// one a processor.
+	Workers int
+	// OCR reads pages without text; nil reports them as not read.
+	OCR Recognizer
+}
+
+// Reader reads PDF files. It is safe for concurrent use.
+type Reader struct {
+	engine *engine
+	ocr    Recognizer
+}
+
+// New makes a reader; pdfium is loaded at the first Read. Close frees it.
+func New(cfg Config) *Reader {
+	if cfg.CacheDir == "" {
+		cfg.CacheDir = defaultCacheDir()
+	}
+	if cfg.Workers <= 0 {
+		cfg.Workers = runtime.NumCPU()
+	}
+	return &Reader{engine: &engine{cacheDir: cfg.CacheDir, workers: cfg.Workers}, ocr: cfg.OCR}
+}
+
+// Close frees pdfium. Readings under way end with an error.
+func (r *Reader) Close() error { return r.engine.close() }
+
+var _ doc.Reader = (*Reader)(nil)
+
+// Read reads a PDF file; see doc.Reader.
+func (r *Reader) Read(ctx context.Context, f io.ReaderAt, size int64, opts doc.Options) (*doc.Document, error) {
+	opts.Limits = opts.Limits.WithDefaults()
+	if opts.OCR == "" {
+		opts.OCR = doc.OCRAuto
+	}
+	if size == 0 {
+		return nil, clara.Errorf(clara.Invalid, "open pdf: the file is empty")
+	}
+	if size > opts.Limits.MaxBytes || size >= 1<<32 {
+		return nil, clara.Errorf(clara.Invalid, "open pdf: the file has %d bytes, the limit is %d", size, min(opts.Limits.MaxBytes, 1<<32-1))
+	}
+	rd := &reading{Reader: r, file: f, size: size, opts: opts, out: &doc.Document{Format: doc.PDF}}
+	return rd.run(ctx)
+}
+
+// reading is the state of one Read.
+type reading struct {
+	*Reader
+	file io.ReaderAt
+	size int64
+	opts doc.Options
+	out  *doc.Document
+
+	outline map[string]int
+	layouts []*layout
+	// stored counts the pictures that the sink took.
+	stored int
+}
+
+// task is one page on its way through a worker.
+type task struct {
+	index  int
+	done   chan struct{}
+	layout *layout
+	images []imageData
+	err    error
+}
+
+// giveUpAfter is how many pages in a row may break pdfium before the rest of
+// the document is left unread.
+const giveUpAfter = 8
+
+func (rd *reading) run(ctx context.Context) (*doc.Document, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	first, err := rd.openInstance(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pages := rd.facts(first)
+	if err := first.err; err != nil {
+		first.close()
+		return nil, clara.Errorf(clara.Corrupt, "open pdf: %w", err)
+	}
+	if pages == 0 {
+		first.close()
+		return nil, clara.Errorf(clara.Corrupt, "open pdf: the file has no pages")
+	}
+	n := min(pages, rd.opts.Limits.MaxPages)
+	rd.layouts = make([]*layout, n)
+	rd.out.Pages = make([]doc.Page, n)
+
+	jobs := make(chan *task)
+	// The window bounds how far the workers run ahead of what is taken over.
+	window := make(chan *task, 16)
+	var wg sync.WaitGroup
+	workers := min(rd.engine.workers, 1+n/6)
+	for i := range workers {
+		wg.Go(func() {
+			w := &worker{reading: rd, ctx: ctx}
+			if i == 0 {
+				w.in = first
+			}
+			w.run(jobs)
+		})
+	}
+	go func() {
+		defer close(window)
+		defer close(jobs)
+		for i := range n {
+			t := &task{index: i, done: make(chan struct{})}
+			select {
+			case window <- t:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case jobs <- t:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	err = rd.collect(ctx, window, n)
+	cancel() // workers still waiting for an instance have nothing to do
+	wg.Wait()
+	if err != nil {
+		return nil, err
+	}
+	if pages > n {
+		rd.out.AddProblem(0, fmt.Sprintf("the file has %d pages, only the first %d were read (the limit)", pages, n))
+	}
+	rd.write()
+	return rd.out, nil
+}
+
+// collect takes the pages over in order.
+func (rd *reading) collect(ctx context.Context, window <-chan *task, n int) error {
+	broken := 0
+	for range n {
+		var t *task
+		select {
+		case t = <-window:
+		case <-ctx.Done():
+		}
+		if t != nil {
+			select {
+			case <-t.done:
+			case <-ctx.Done():
+				t = nil
+			}
+		}
+		if t == nil || ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		page := &rd.out.Pages[t.index]
+		page.Number = t.index + 1
+		page.ReadBy = doc.ByText
+		if t.err != nil {
+			page.ReadBy = doc.ByNone
+			page.Err = t.err.Error()
+			rd.out.AddProblem(page.Number, page.Err)
+			if broken++; broken >= giveUpAfter {
+				rd.giveUp(t.index+1, n)
+				return nil
+			}
+		} else {
+			broken = 0
+			rd.take(ctx, t)
+		}
+		if rd.opts.Progress != nil {
+			rd.opts.Progress(t.index+1, n)
+		}
+	}
+	return nil
+}
+
+// giveUp marks the pages from index on as not read.
+func (rd *reading) giveUp(index, n int) {
+	for i := index; i < n; i++ {
+		rd.out.Pages[i] = doc.Page{Number: i + 1, ReadBy: doc.ByNone, Err: "not read: too many pages before it failed"}
+	}
+	if index < n {
+		rd.out.AddProblem(index+1, fmt.Sprintf("pages %d to %d were not read: the %d pages before them failed", index+1, n, giveUpAfter))
+	}
+}
+
+// take stores what a worker has read of one page.
+func (rd *reading) take(ctx context.Context, t *task) {
+	page := &rd.out.Pages[t.index]
+	rd.layouts[t.index] = t.layout
+	if t.layout.readBy != "" {
+		page.ReadBy = t.layout.readBy
+	}
+	if t.layout.problem != "" {
+		page.Err = t.layout.problem
+		rd.out.AddProblem(page.Number, page.Err)
+	}
+	rd.storeImages(ctx, t)
+}
+
+// write makes the Markdown of all pages.
+func (rd *reading) write() {
+	dropFurniture(rd.layouts)
+	pages := make([][]block, len(rd.layouts))
+	for i, l := range rd.layouts {
+		if l != nil {
+			pages[i] = blocks(l)
+			rd.layouts[i] = nil
+		}
+	}
+	headings(pages, rd.outline)
+	left := rd.opts.Limits.MaxText
+	for i := range pages {
+		text := render(pages[i])
+		pages[i] = nil
+		if left -= int64(len(text)); left < 0 {
+			for k := i; k < len(pages); k++ {
+				rd.out.Pages[k].ReadBy, rd.out.Pages[k].Err = doc.ByNone, "not kept: the document's text is over its limit"
+			}
+			rd.out.AddProblem(i+1, fmt.Sprintf("the text from page %d on is over the limit of %d bytes", i+1, rd.opts.Limits.MaxText))
+			return
+		}
+		rd.out.Pages[i].Markdown = text
+	}
+}
+
+func (rd *reading) openInstance(ctx context.Context) (*instance, error) {
+	in, err := rd.engine.instance(ctx)
+	if err != nil {
+		return nil, err
+	}
+	openCtx, cancel := context.WithTimeout(ctx, rd.opts.Limits.PageTimeout)
+	defer cancel()
+	if err := in.open(openCtx, rd.file, rd.size, rd.opts.Password); err != nil {
+		in.close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, clara.Errorf(clara.Corrupt, "open pdf: pdfium did not end within %s: %w", rd.opts.Limits.PageTimeout, err)
+		}
+		return nil, err
+	}
+	in.ctx = ctx
+	return in, nil
+}
+
+// facts reads what concerns the whole document and returns its number of pages.
+func (rd *reading) facts(in *instance) int {
+	parent := in.ctx
+	ctx, cancel := context.WithTimeout(parent, rd.opts.Limits.PageTimeout)
+	defer cancel()
+	in.ctx = ctx
+	defer func() { in.ctx = parent }()
+	n := in.callInt(fnGetPageCount, in.doc)
+	key := in.cstring("Title")
+	title := strings.TrimSpace(in.text(fnMetaText, in.doc, key))
+	_ = in.impl.Free(key)
+	if usableTitle(title) {
+		rd.out.Title = title
+	}
+	rd.out.Language = in.text(fnCatalogLang, in.doc)
+	rd.outline = map[string]int{}
+	in.outline(rd.outline, in.call(fnBookmarkChild, in.doc, 0), 1, map[uint64]bool{})
+	return max(n, 0)
+}
+
+// usableTitle refuses what programs leave in the title: file names and templates.
+func usableTitle(s string) bool {
+	l := strings.ToLower(s)
+	for _, bad := range []string{"microsoft word", "untitled", "powerpoint", ".doc", ".tex", ".dvi", ".indd", ".pdf", "无标题"} {
+		if strings.Contains(l, bad) {
+			return false
+		}
+	}
+	return strings.IndexFunc(s, unicode.IsLetter) >= 0
+}
+
+const maxBookmarks = 20_000
+
+// outline collects the titles of the bookmarks. A loop ends at what was seen.
+func (in *instance) outline(out map[string]int, b uint64, level int, seen map[uint64]bool) {
+	for b != 0 && !seen[b] && len(seen) < maxBookmarks && level < 12 && in.err == nil {
+		seen[b] = true
+		if t := normal(in.text(fnBookmarkTitle, b)); t != "" {
+			if _, ok := out[t]; !ok {
+				out[t] = level
+			}
+		}
+		in.outline(out, in.call(fnBookmarkChild, in.doc, b), level+1, seen)
+		b = in.call(fnBookmarkNext, in.doc, b)
+	}
+}
+
+// worker reads pages with one instance at a time.
+type worker struct {
+	*reading
+	ctx   context.Context
+	in    *instance
+	pages *pageReader
+}
+
+func (w *worker) run(jobs <-chan *task) {
+	defer func() {
+		if w.in != nil {
+			w.in.close()
+		}
+	}()
+	for t := range jobs {
+		t.layout, t.images, t.err = w.read(t.index)
+		close(t.done)
+	}
+}
+
+func (w *worker) read(index int) (l *layout, images []imageData, err error) {
+	ctx, cancel := context.WithTimeout(w.ctx, w.opts.Limits.PageTimeout)
+	defer cancel()
+	if w.in == nil {
+		in, err := w.openInstance(w.ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		w.in, w.pages = in, nil
+	}
+	in := w.in
+	in.ctx = ctx
+	if w.pages == nil {
+		w.pages = newPageReader(in)
+	}
+	page := in.call(fnLoadPage, in.doc, uint64(index))
+	if page != 0 {
+		s := w.pages.read(page, index+1)
+		if in.err == nil {
+			l = arrange(s)
+			images = w.pages.finish(ctx, w.reading, page, s, l)
+			in.call(fnClosePage, page)
+		}
+	}
+	if in.err != nil {
+		err := in.err
+		in.close()
+		w.in, w.pages = nil, nil
+		switch {
+		case w.ctx.Err() != nil:
+			return nil, nil, w.ctx.Err()
+		case errors.Is(err, context.DeadlineExceeded):
+			return nil, nil, fmt.Errorf("not read within %s (the limit for a page)", w.opts.Limits.PageTimeout)
+		}
+		return nil, nil, fmt.Errorf("pdfium failed on the page: %s", firstLine(err.Error()))
+	}
+	if page == 0 {
+		return nil, nil, errors.New("the page is damaged or missing")
+	}
+	return l, images, nil
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	return s
+}

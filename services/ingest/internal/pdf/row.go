@@ -1,0 +1,309 @@
+package pdf
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// row is a set of words on one baseline, from left to right.
+type row struct {
+	words []word
+	box   box
+	base  float64
+	size  float64 // of most of its characters
+}
+
+// buildRows groups words by baseline; rows come from top to bottom. Words
+// raised or lowered beside larger ones join the row of those.
+func buildRows(words []word) []row {
+	if len(words) == 0 {
+		return nil
+	}
+	// Large words first: they anchor the rows that small ones join.
+	order := make([]int, len(words))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		wa, wb := &words[a], &words[b]
+		return cmp.Or(cmp.Compare(wa.base, wb.base), cmp.Compare(wa.box.x0, wb.box.x0), cmp.Compare(a, b))
+	})
+	var rows []row
+	for _, i := range order {
+		w := words[i]
+		// The rows that can take the word are among the last few.
+		best := -1
+		for k := len(rows) - 1; k >= 0 && k >= len(rows)-6; k-- {
+			if sameRow(&rows[k], &w) {
+				best = k
+				break
+			}
+		}
+		if best < 0 {
+			rows = append(rows, row{words: []word{w}, box: w.box, base: w.base, size: w.style.size})
+			continue
+		}
+		r := &rows[best]
+		r.words = append(r.words, w)
+		r.box = r.box.union(w.box)
+		if w.style.size > r.size*1.15 {
+			r.base, r.size = w.base, w.style.size
+		}
+	}
+	for k := range rows {
+		rows[k].finish()
+	}
+	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.base, b.base) })
+	return rows
+}
+
+func sameRow(r *row, w *word) bool {
+	d := math.Abs(r.base - w.base)
+	small := min(r.size, w.style.size)
+	if d <= 0.25*small+0.3 {
+		return true
+	}
+	// A script: clearly smaller, near the row's words, within their height.
+	large := max(r.size, w.style.size)
+	if small > 0.85*large || d > 0.6*large {
+		return false
+	}
+	for i := range r.words {
+		o := &r.words[i]
+		gap := max(w.box.x0-o.box.x1, o.box.x0-w.box.x1)
+		if gap < 0.35*large {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *row) finish() {
+	slices.SortStableFunc(r.words, func(a, b word) int { return cmp.Compare(a.box.x0, b.box.x0) })
+	r.box = r.words[0].box
+	var sizes weights[float64]
+	bases := make(map[float64]float64, 2)
+	for i := range r.words {
+		w := &r.words[i]
+		r.box = r.box.union(w.box)
+		sizes.add(w.style.size, utf8.RuneCountInString(w.text))
+		bases[w.style.size] = w.base
+	}
+	r.size = sizes.top()
+	r.base = bases[r.size]
+}
+
+// weights counts how much of each value there is.
+type weights[K cmp.Ordered] struct {
+	keys []K
+	n    []int
+}
+
+func (w *weights[K]) add(k K, n int) {
+	for i := range w.keys {
+		if w.keys[i] == k {
+			w.n[i] += n
+			return
+		}
+	}
+	w.keys, w.n = append(w.keys, k), append(w.n, n)
+}
+
+// top returns the heaviest value, the smaller of equals; zero if there is none.
+func (w *weights[K]) top() K {
+	var k K
+	best := -1
+	for i := range w.keys {
+		if w.n[i] > best || w.n[i] == best && w.keys[i] < k {
+			k, best = w.keys[i], w.n[i]
+		}
+	}
+	return k
+}
+
+// line is one row of text of one column.
+type line struct {
+	box   box
+	base  float64
+	style style // of most of its characters
+	spans []span
+	// rtl is the direction of most of its letters.
+	rtl bool
+	// hyphen means that the line ends in a hyphen that splits a word.
+	hyphen bool
+	mono   bool // all of it
+	bold   bool // all of it
+	// heading is the level that the structure tree gives, 0 for none.
+	heading int
+	// label is the text of a list label in the structure tree, body the item's identity.
+	item int
+	// wide is the widest space within the line, in points.
+	wide float64
+	// firstWidth is the width of the first word.
+	firstWidth float64
+}
+
+// span is a part of a line with one link and one height.
+type span struct {
+	text string // with its spaces
+	link string
+	// raised is a superscript.
+	raised bool
+	x0     float64
+}
+
+func (l *line) text() string {
+	if len(l.spans) == 1 {
+		return l.spans[0].text
+	}
+	var b strings.Builder
+	for i := range l.spans {
+		b.WriteString(l.spans[i].text)
+	}
+	return b.String()
+}
+
+// makeLine puts the words of a row in logical order.
+func makeLine(r *row) line {
+	l := line{box: r.box, base: r.base, mono: true, bold: true}
+	rtl, ltr := 0, 0
+	letters := 0
+	for i := range r.words {
+		for _, c := range r.words[i].text {
+			switch {
+			case isRTL(c):
+				rtl++
+			case unicode.IsLetter(c):
+				ltr++
+			}
+		}
+	}
+	l.rtl = rtl > ltr
+	words := r.words
+	if rtl > 0 {
+		words = logicalOrder(words, l.rtl)
+	}
+	var fonts weights[string]
+	styles := make(map[string]style, 2)
+	var prev *word
+	for i := range words {
+		w := &words[i]
+		n := utf8.RuneCountInString(w.text)
+		// A span's style is named by font and size.
+		key := w.style.font + "\x00" + formatSize(w.style.size)
+		fonts.add(key, n)
+		styles[key] = w.style
+		if hasLetter(w.text) {
+			letters++
+			l.mono = l.mono && w.style.mono
+			l.bold = l.bold && w.style.bold
+		}
+		raised := w.style.size < 0.85*r.size && w.base < r.base-0.15*r.size
+		space := ""
+		if prev != nil {
+			gap := gapBetween(prev, w)
+			l.wide = max(l.wide, gap)
+			if needsSpace(prev, w, gap, r.size) {
+				space = " "
+			}
+		}
+		last := len(l.spans) - 1
+		if last >= 0 && l.spans[last].link == w.link && l.spans[last].raised == raised {
+			l.spans[last].text += space + w.text
+		} else {
+			if last >= 0 {
+				l.spans[last].text += space
+			}
+			l.spans = append(l.spans, span{text: w.text, link: w.link, raised: raised, x0: w.box.x0})
+		}
+		prev = w
+	}
+	if letters == 0 {
+		l.mono, l.bold = words[0].style.mono, words[0].style.bold
+	}
+	l.style = styles[fonts.top()]
+	l.firstWidth = words[0].box.width()
+	l.hyphen = words[len(words)-1].hyphen || strings.HasSuffix(words[len(words)-1].text, "-")
+	return l
+}
+
+func formatSize(f float64) string {
+	n := int(f * 10)
+	return string([]rune{rune(n%0xD000 + 1)})
+}
+
+func gapBetween(a, b *word) float64 {
+	return max(b.box.x0-a.box.x1, a.box.x0-b.box.x1, 0)
+}
+
+// needsSpace says whether a space belongs between two words of a line.
+func needsSpace(a, b *word, gap, size float64) bool {
+	if b.glued && gap < 0.25*size {
+		return false
+	}
+	ra, _ := utf8.DecodeLastRuneInString(a.text)
+	rb, _ := utf8.DecodeRuneInString(b.text)
+	if isCJK(ra) && isCJK(rb) {
+		return gap > 1.2*size
+	}
+	if isCJK(ra) || isCJK(rb) {
+		return gap > 0.4*size
+	}
+	return gap > 0.05*size || !b.glued
+}
+
+// logicalOrder reorders words given from left to right.
+func logicalOrder(words []word, rtl bool) []word {
+	out := slices.Clone(words)
+	dir := func(w *word) int {
+		for _, c := range w.text {
+			if isRTL(c) {
+				return -1
+			}
+			if unicode.IsLetter(c) {
+				return 1
+			}
+		}
+		return 0
+	}
+	base := 1
+	if rtl {
+		base = -1
+		slices.Reverse(out)
+	}
+	// Runs against the base direction are turned round again.
+	for i := 0; i < len(out); {
+		if dir(&out[i]) != -base {
+			i++
+			continue
+		}
+		j := i + 1
+		for k := j; k < len(out); k++ {
+			d := dir(&out[k])
+			if d == base {
+				break
+			}
+			if d == -base {
+				j = k + 1
+			}
+		}
+		slices.Reverse(out[i:j])
+		i = j
+	}
+	return out
+}
+
+func isRTL(c rune) bool {
+	return c >= 0x0590 && c <= 0x08FF && !unicode.IsDigit(c) || c >= 0xFB1D && c <= 0xFDFF || c >= 0xFE70 && c <= 0xFEFC
+}
+
+func isCJK(c rune) bool {
+	return c >= 0x2E80 && c <= 0x9FFF || c >= 0xF900 && c <= 0xFAFF || c >= 0xFE30 && c <= 0xFE4F ||
+		c >= 0xFF00 && c <= 0xFFEF || c >= 0x20000 && c <= 0x3FFFF
+}
+
+func hasLetter(s string) bool { return strings.IndexFunc(s, unicode.IsLetter) >= 0 }
