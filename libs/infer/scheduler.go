@@ -1,0 +1,568 @@
+package infer
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/clara-suite/clara/libs/clara"
+)
+
+// stream is a request for an answer on its way.
+type stream struct {
+	prompt     Prompt
+	adapter    bool
+	long       bool
+	limit      int // tokens of the answer at most
+	stop       []int32
+	sampler    *sampler
+	wantLogits bool
+	logits     []float32 // before the final event, if wanted
+
+	events   chan event // holds a whole answer
+	canceled atomic.Bool
+	asked    time.Time
+	began    time.Time // before the first event
+
+	// The rest belongs to the engine's goroutine.
+	row, group int
+	cached     int // tokens in the cache
+	last       int32
+	made       int
+}
+
+// tokens is what the request counts for in the queue.
+func (s *stream) tokens() int { return len(s.prompt.IDs) + s.limit }
+
+// home is the group of rows that the request generates in.
+func (s *stream) home() int {
+	g := baseShort
+	if s.adapter {
+		g = adaptedShort
+	}
+	if s.long {
+		g++
+	}
+	return g
+}
+
+func (s *stream) lane(n int) laneKey { return laneKey{s.row, n, s.adapter, s.long} }
+
+// event is a token, or the end.
+type event struct {
+	token  bool
+	id     int32
+	at     time.Time
+	finish Finish
+	err    error
+}
+
+// texts is a call for memories on its way.
+type texts struct {
+	role     Role
+	ids      [][]int32
+	mse      bool
+	memories []clara.Memory
+	errors   []float64 // MSE of each
+	left     int
+	err      error
+	canceled atomic.Bool
+	done     chan struct{}
+}
+
+// text is one of them.
+type text struct {
+	*texts
+	i    int
+	long bool
+}
+
+func (t text) tokens() int { return len(t.ids[t.i]) }
+
+// scheduler owns the model: its loop is the only one to run it.
+type scheduler struct {
+	model *model
+	opts  Options
+	wake  chan struct{} // holds one
+	done  chan struct{} // closed when the loop has ended
+
+	mu            sync.Mutex
+	waiting       []*stream
+	waitingTokens int
+	urgent, calm  []text
+	textTokens    int
+	running       int
+	closing       bool
+	abort         bool
+	tokenRate     float64 // tokens of prompts and texts per second, measured
+	answerRate    float64 // tokens of answers per second, all together
+
+	// The rest belongs to the loop.
+	rows      *layout
+	prefills  []*stream // in order of arrival; their rows are the layout's last group
+	textsFree time.Time // when running answers have made up for the last batch of texts
+}
+
+func newScheduler(m *model, o Options) *scheduler {
+	return &scheduler{
+		model: m, opts: o, wake: make(chan struct{}, 1), done: make(chan struct{}),
+		rows: newLayout(o.Streams, m.cache),
+	}
+}
+
+func (s *scheduler) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// submit queues a request, or refuses it.
+func (s *scheduler) submit(ctx context.Context, r *stream) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return errClosing()
+	}
+	if len(s.waiting) > 0 && s.waitingTokens+r.tokens() > s.opts.QueueTokens {
+		return clara.BusyError(wait(s.waitingTokens, s.answerRate),
+			"generate: %d requests of %d tokens are waiting, the queue holds %d tokens", len(s.waiting), s.waitingTokens, s.opts.QueueTokens)
+	}
+	r.asked = time.Now()
+	s.waiting = append(s.waiting, r)
+	s.waitingTokens += r.tokens()
+	s.signal()
+	return nil
+}
+
+// submitTexts queues texts, or refuses them.
+func (s *scheduler) submitTexts(ctx context.Context, t *texts, urgent bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	list, tokens := make([]text, len(t.ids)), 0
+	for i, ids := range t.ids {
+		list[i] = text{t, i, s.model.isLong(len(ids))}
+		tokens += len(ids)
+	}
+	slices.SortStableFunc(list, func(a, b text) int { return b.tokens() - a.tokens() })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return errClosing()
+	}
+	if s.textTokens > 0 && s.textTokens+tokens > s.opts.QueueTokens {
+		return clara.BusyError(wait(s.textTokens, s.tokenRate),
+			"compress: texts of %d tokens are waiting, the queue holds %d tokens", s.textTokens, s.opts.QueueTokens)
+	}
+	s.textTokens += tokens
+	if urgent {
+		s.urgent = append(s.urgent, list...)
+	} else {
+		s.calm = append(s.calm, list...)
+	}
+	s.signal()
+	return nil
+}
+
+func errClosing() error {
+	return clara.Errorf(clara.State, "the model is being closed: ask again, another one takes its place")
+}
+
+// wait estimates when a queue of tokens will have drained by half.
+func wait(tokens int, rate float64) time.Duration {
+	if rate <= 0 {
+		return time.Second
+	}
+	d := time.Duration(float64(tokens) / rate / 2 * float64(time.Second))
+	return min(max(d, 500*time.Millisecond), time.Minute)
+}
+
+// cancel takes back a request; one that has ended is not touched.
+func (s *scheduler) cancel(r *stream) {
+	r.canceled.Store(true)
+	s.signal()
+}
+
+func (s *scheduler) load() Load {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Load{Running: s.running, Waiting: len(s.waiting), WaitingTokens: s.waitingTokens, Texts: len(s.urgent) + len(s.calm), TextTokens: s.textTokens}
+}
+
+// close ends the loop, after the work if ctx allows. It reports whether this call was the first.
+func (s *scheduler) close(ctx context.Context) bool {
+	s.mu.Lock()
+	first := !s.closing
+	s.closing = true
+	s.mu.Unlock()
+	s.signal()
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		s.mu.Lock()
+		s.abort = true
+		s.mu.Unlock()
+		s.signal()
+		<-s.done
+	}
+	return first
+}
+
+// loop runs the model until the scheduler is closed. Each turn does one piece of each kind of work
+// there is, the most urgent first, so that none waits for longer than the others' pieces.
+func (s *scheduler) loop() {
+	defer close(s.done)
+	for {
+		if s.reap() {
+			return
+		}
+		worked := s.runTexts(true)
+		s.admit()
+		worked = s.prefillOne() || worked
+		worked = s.decodeAll() || worked
+		worked = s.runTexts(false) || worked
+		if !worked {
+			<-s.wake
+		}
+	}
+}
+
+// reap takes out what was canceled, and reports whether the loop is to end.
+func (s *scheduler) reap() (end bool) {
+	for _, r := range s.active() {
+		if r.canceled.Load() {
+			s.leave(r)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = slices.DeleteFunc(s.waiting, func(r *stream) bool {
+		gone := r.canceled.Load()
+		if gone {
+			s.waitingTokens -= r.tokens()
+		}
+		return gone
+	})
+	for _, q := range []*[]text{&s.urgent, &s.calm} {
+		*q = slices.DeleteFunc(*q, func(t text) bool {
+			gone := t.canceled.Load()
+			if gone {
+				s.textTokens -= t.tokens()
+			}
+			return gone
+		})
+	}
+	if s.abort {
+		s.failAll(clara.Errorf(clara.Unavailable, "the model was closed before the work was done"))
+	}
+	return s.closing && len(s.waiting) == 0 && len(s.urgent) == 0 && len(s.calm) == 0 && s.rows.used() == 0
+}
+
+// failAll ends everything with an error. The caller holds the lock.
+func (s *scheduler) failAll(err error) {
+	for _, r := range s.waiting {
+		r.events <- event{err: err}
+	}
+	s.waiting, s.waitingTokens = nil, 0
+	for _, q := range []*[]text{&s.urgent, &s.calm} {
+		for _, t := range *q {
+			t.finish(err)
+		}
+		*q = nil
+	}
+	s.textTokens = 0
+	for _, r := range s.active() {
+		s.leave(r)
+		r.events <- event{err: err}
+	}
+	s.running = 0
+}
+
+// active returns the requests that have a row.
+func (s *scheduler) active() []*stream { return slices.Clone(s.rows.rows[:s.rows.used()]) }
+
+// leave gives a request's row back.
+func (s *scheduler) leave(r *stream) {
+	s.rows.remove(r)
+	s.prefills = slices.DeleteFunc(s.prefills, func(p *stream) bool { return p == r })
+}
+
+// admit gives free rows to those who wait.
+func (s *scheduler) admit() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.rows.free() > 0 && len(s.waiting) > 0 {
+		r := s.waiting[0]
+		s.waiting = s.waiting[1:]
+		s.waitingTokens -= r.tokens()
+		s.rows.add(r, prefilling)
+		s.prefills = append(s.prefills, r)
+	}
+	s.running = s.rows.used()
+}
+
+// prefillOne runs a piece of the oldest unfinished prompt. A piece is small enough not to stall
+// the answers that are being generated.
+func (s *scheduler) prefillOne() bool {
+	if len(s.prefills) == 0 {
+		return false
+	}
+	r := s.prefills[0]
+	if r.began.IsZero() {
+		r.began = time.Now()
+	}
+	to := min(len(r.prompt.IDs), r.cached+s.piece())
+	last := to == len(r.prompt.IDs)
+	var logits []float32
+	took, err := s.run(func() (err error) {
+		logits, err = s.model.prefill(r.lane(1), r.prompt, r.cached, to, last)
+		return err
+	})
+	if err != nil {
+		s.fail([]*stream{r}, err)
+		return true
+	}
+	s.measure(&s.tokenRate, to-r.cached, took)
+	r.cached = to
+	if last {
+		s.prefills = s.prefills[1:]
+		s.rows.change(r, r.home())
+		s.take(r, logits)
+	}
+	return true
+}
+
+// piece is how many tokens of a prompt to run at once.
+func (s *scheduler) piece() int {
+	if s.rows.used() == len(s.prefills) {
+		return maxPiece // nobody generates
+	}
+	return min(max(s.stallTokens(), 16), maxPiece)
+}
+
+// stallTokens is how many tokens run within Options.Stall.
+func (s *scheduler) stallTokens() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tokenRate == 0 {
+		return 128
+	}
+	return int(s.tokenRate * s.opts.Stall.Seconds())
+}
+
+// decodeAll makes one token for every request that has its prompt done.
+func (s *scheduler) decodeAll() bool {
+	worked := false
+	for g := range prefilling {
+		streams, row := s.rows.group(g)
+		if len(streams) == 0 {
+			continue
+		}
+		worked = true
+		list := slices.Clone(streams)
+		tokens, cached := make([]int32, len(list)), make([]int, len(list))
+		for i, r := range list {
+			tokens[i], cached[i] = r.last, r.cached
+		}
+		k := list[0].lane(len(list))
+		k.row = row
+		var logits []float32
+		took, err := s.run(func() (err error) {
+			logits, err = s.model.decode(k, tokens, cached)
+			return err
+		})
+		if err != nil {
+			s.fail(list, err)
+			continue
+		}
+		s.measure(&s.answerRate, len(list), took)
+		V := s.model.arch.Vocab
+		for i, r := range list {
+			r.cached++
+			s.take(r, logits[i*V:(i+1)*V])
+		}
+	}
+	return worked
+}
+
+// take draws the next token of a request, hands it out, and ends the request if it is the last.
+func (s *scheduler) take(r *stream, logits []float32) {
+	if r.wantLogits {
+		r.logits = slices.Clone(logits)
+		s.leave(r)
+		r.events <- event{}
+		return
+	}
+	id, ok := r.sampler.next(logits)
+	if !ok {
+		s.fail([]*stream{r}, fmt.Errorf("generate: the logits are not finite"))
+		return
+	}
+	if slices.Contains(r.stop, id) {
+		s.leave(r)
+		r.events <- event{finish: FinishStop}
+		return
+	}
+	r.last = id
+	r.made++
+	r.events <- event{token: true, id: id, at: time.Now()}
+	if r.made >= r.limit {
+		s.leave(r)
+		r.events <- event{finish: FinishLength}
+	}
+}
+
+func (s *scheduler) fail(list []*stream, err error) {
+	for _, r := range list {
+		s.leave(r)
+		r.events <- event{err: err}
+	}
+}
+
+// runTexts runs one batch of texts. Calm ones leave running answers four fifths of the time.
+func (s *scheduler) runTexts(urgent bool) bool {
+	answering := s.rows.used() > 0
+	if !urgent && answering && time.Now().Before(s.textsFree) {
+		return false
+	}
+	budget := s.opts.BatchTokens
+	if answering {
+		budget = min(budget, max(s.stallTokens(), 1))
+	}
+	batch := s.takeTexts(urgent, budget)
+	if len(batch) == 0 {
+		return false
+	}
+	ids, padded := make([][]int32, len(batch)), 0
+	for i, t := range batch {
+		ids[i] = t.ids[t.i]
+		padded = max(padded, t.tokens()*len(batch))
+	}
+	head := batch[0]
+	rows := s.model.memory
+	if head.mse {
+		rows = 0
+	}
+	var hidden []float32
+	var width int
+	took, err := s.run(func() (err error) {
+		hidden, width, err = s.model.encode(head.role, head.long, ids, rows)
+		return err
+	})
+	s.textsFree = time.Now().Add(4 * took)
+	if err == nil {
+		s.measure(&s.tokenRate, padded, took)
+	}
+	for i, t := range batch {
+		if err == nil {
+			size := width * s.model.arch.Hidden
+			t.memories[t.i], t.errors[t.i], err = s.result(hidden[i*size:(i+1)*size:(i+1)*size], t)
+		}
+		t.finish(err)
+	}
+	return true
+}
+
+// takeTexts takes the first waiting text and those behind it that can run with it: of the same role,
+// within the budget and with no more than a quarter of padding.
+func (s *scheduler) takeTexts(urgent bool, budget int) []text {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := &s.calm
+	if urgent {
+		q = &s.urgent
+	}
+	if len(*q) == 0 {
+		return nil
+	}
+	head := (*q)[0]
+	longest, sum, n := 0, 0, 0
+	for _, t := range *q {
+		l := max(longest, t.tokens())
+		full := l * (n + 1)
+		if n > 0 && (t.role != head.role || t.long != head.long || t.mse != head.mse || full > budget || 4*(full-sum-t.tokens()) > full) {
+			break
+		}
+		longest, sum, n = l, sum+t.tokens(), n+1
+	}
+	batch := slices.Clone((*q)[:n])
+	*q = (*q)[n:]
+	s.textTokens -= sum
+	return batch
+}
+
+// result is a text's memory, the last m of its hidden states, and its MSE term if all states are
+// there (spec clara-model §3).
+func (s *scheduler) result(hidden []float32, t text) (clara.Memory, float64, error) {
+	H, m := s.model.arch.Hidden, s.model.memory
+	for _, x := range hidden {
+		if x-x != 0 {
+			return clara.Memory{}, 0, fmt.Errorf("compress: the hidden states are not finite")
+		}
+	}
+	if !t.mse {
+		return clara.Memory{M: m, H: H, Data: hidden}, 0, nil
+	}
+	n := t.tokens()
+	at := n - m
+	mse := 0.0
+	for h := range H {
+		var mem, rest float64
+		for i := range n {
+			if i < at {
+				rest += float64(hidden[i*H+h])
+			} else {
+				mem += float64(hidden[i*H+h])
+			}
+		}
+		d := mem/float64(m) - rest/float64(at)
+		mse += d * d
+	}
+	return clara.Memory{M: m, H: H, Data: slices.Clone(hidden[at*H : n*H])}, mse / float64(H), nil
+}
+
+// finish marks one text as done. It is called by the loop only.
+func (t text) finish(err error) {
+	if err != nil && t.err == nil {
+		t.err = err
+	}
+	if t.left--; t.left == 0 {
+		close(t.done)
+	}
+}
+
+// run calls the model, times it, and turns a panic into an error.
+func (s *scheduler) run(f func() error) (took time.Duration, err error) {
+	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("run model: panic: %v\n%s", p, debug.Stack())
+		}
+		took = time.Since(start)
+	}()
+	return 0, f()
+}
+
+// measure keeps a running mean of a rate in tokens per second.
+func (s *scheduler) measure(rate *float64, tokens int, took time.Duration) {
+	r := float64(tokens) / max(took.Seconds(), 1e-9)
+	if math.IsInf(r, 0) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if *rate == 0 {
+		*rate = r
+		return
+	}
+	*rate += 0.2 * (r - *rate)
+}

@@ -1,0 +1,108 @@
+package modelpkg
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/clara-suite/clara/libs/arch"
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/safetensors"
+	"github.com/clara-suite/clara/libs/tokenizer"
+)
+
+// Package is an open model package. It is safe for concurrent use.
+type Package struct {
+	Dir      string
+	Manifest *Manifest
+	// Tokenizer is the base's, or the extended one where there are adapters.
+	Tokenizer *tokenizer.Tokenizer
+	// Clara is the tokenizer with memory tokens; nil without adapters.
+	Clara *tokenizer.Clara
+
+	table *safetensors.File
+	rows  []float32
+}
+
+// Open opens a package for use. Sizes of files are checked; contents are by Verify.
+func Open(dir string) (*Package, error) {
+	m, err := ReadManifest(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range m.Files {
+		info, err := os.Stat(filepath.Join(dir, f.Path))
+		if err != nil || info.Size() != f.Size {
+			return nil, clara.Errorf(clara.Corrupt, "open model package %s: %s of %d bytes is missing or has another size; import the model again", dir, f.Path, f.Size)
+		}
+	}
+	p := &Package{Dir: dir, Manifest: m}
+	if p.Tokenizer, err = openTokenizer(dir, m); err != nil {
+		return nil, fmt.Errorf("open model package %s: %w", dir, err)
+	}
+	if m.HasAdapters() {
+		if p.Clara, err = tokenizer.NewClara(p.Tokenizer, m.M, m.DifferentMemTokens); err != nil {
+			return nil, fmt.Errorf("open model package %s: %w", dir, err)
+		}
+		p.Tokenizer = p.Clara.Tokenizer
+	}
+	if p.table, err = safetensors.Open(filepath.Join(dir, m.Table)); err != nil {
+		return nil, fmt.Errorf("open model package %s: %w", dir, err)
+	}
+	v, err := p.table.Tensor(arch.Embedding)
+	if err == nil {
+		if len(v.Shape) != 2 || v.Shape[0] != m.Vocab || v.Shape[1] != m.H {
+			err = clara.Errorf(clara.Corrupt, "embedding table is %s, the manifest says [%d, %d]", v.Shape, m.Vocab, m.H)
+		} else {
+			p.rows, err = v.Float32()
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open model package %s: %w", dir, err), p.Close())
+	}
+	return p, nil
+}
+
+// Graph returns the path of the graph of a precision ("fp32"); Unsupported if the package has none.
+func (p *Package) Graph(precision string) (string, error) {
+	name, ok := p.Manifest.Graphs[precision]
+	if !ok {
+		return "", clara.Errorf(clara.Unsupported, "model package %s has no graph of precision %q", p.Dir, precision)
+	}
+	return filepath.Join(p.Dir, name), nil
+}
+
+// Table returns the embedding table [Vocab, H], row by row. It is mapped: read only, until Close.
+func (p *Package) Table() []float32 { return p.rows }
+
+// Adapter opens the weights of a role's adapter; NotFound if the package has none.
+func (p *Package) Adapter(r Role) (*safetensors.File, error) {
+	name, ok := p.Manifest.Adapters[r]
+	if !ok {
+		return nil, clara.Errorf(clara.NotFound, "model package %s has no %s adapter: it was imported without a CLaRa checkpoint", p.Manifest.Name, r)
+	}
+	return safetensors.Open(filepath.Join(p.Dir, name))
+}
+
+// Close releases the table.
+func (p *Package) Close() error {
+	p.rows = nil
+	return p.table.Close()
+}
+
+func openTokenizer(dir string, m *Manifest) (*tokenizer.Tokenizer, error) {
+	if m.TokenizerVocab == "" {
+		return tokenizer.Load(dir)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, m.TokenizerVocab))
+	if err != nil {
+		return nil, clara.Errorf(clara.NotFound, "open tokenizer: %w", err)
+	}
+	var v tokenizer.Vocab
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return nil, clara.Errorf(clara.Corrupt, "parse %s: %w", m.TokenizerVocab, err)
+	}
+	return tokenizer.FromVocab(v)
+}
