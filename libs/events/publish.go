@@ -1,0 +1,186 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/clara-suite/clara/libs/clara"
+)
+
+// header names of events
+const (
+	headerID       = nats.MsgIdHdr
+	headerService  = "Clara-Service"
+	headerSubject  = "Clara-Subject"
+	headerReason   = "Clara-Reason"
+	headerKind     = "Clara-Kind"
+	headerAttempts = "Clara-Attempts"
+)
+
+// Publish stores events in the stream and returns when all are on disk. They are sent without waiting for
+// one another: a batch costs little more than one. id makes the publish itself repeatable: the same id
+// within ten minutes is stored once; several events get the id with their number. "" is a fresh one.
+// Errors are Invalid (nothing was published) or Unavailable (some may have been).
+func (c *Conn) Publish(ctx context.Context, id string, events ...proto.Message) error {
+	msgs := make([]*nats.Msg, len(events))
+	for i, e := range events {
+		subject, err := c.topology.subjectOf(e)
+		if err != nil {
+			return err
+		}
+		data, err := protojson.Marshal(e)
+		if err != nil {
+			return clara.Errorf(clara.Invalid, "encode %s: %w", e.ProtoReflect().Descriptor().Name(), err)
+		}
+		msgs[i] = &nats.Msg{Subject: subject, Data: data, Header: nats.Header{}}
+		switch {
+		case id == "":
+			msgs[i].Header.Set(headerID, uuid.NewString())
+		case len(events) > 1:
+			msgs[i].Header.Set(headerID, id+"."+itoa(i))
+		default:
+			msgs[i].Header.Set(headerID, id)
+		}
+	}
+	return c.send(ctx, msgs)
+}
+
+// PublishJSON publishes an event given as JSON on a subject, with or without its collection. The event
+// is checked first. Errors are as in Publish.
+func (c *Conn) PublishJSON(ctx context.Context, subject string, data []byte) error {
+	event, ok := c.topology.eventOf(subject)
+	if !ok {
+		var known []string
+		for _, e := range c.topology.Events {
+			known = append(known, e.Subject)
+		}
+		return clara.Errorf(clara.Invalid, "subject %q is none of the suite's: %s", subject, strings.Join(known, ", "))
+	}
+	m := event.Message.ProtoReflect().New().Interface()
+	if err := protojson.Unmarshal(data, m); err != nil {
+		return clara.Errorf(clara.Invalid, "event for %s: %w", subject, err)
+	}
+	full, err := c.topology.subjectOf(m)
+	if err != nil {
+		return err
+	}
+	if subject != event.Subject && subject != full {
+		return clara.Errorf(clara.Invalid, "subject %s does not end in the event's collection: it would be %s", subject, full)
+	}
+	return c.Publish(ctx, "", m)
+}
+
+// send publishes prepared messages and waits for all acknowledgements.
+func (c *Conn) send(ctx context.Context, msgs []*nats.Msg) error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	ctx, span := c.tracer.Start(ctx, "publish "+stem(msgs[0].Subject), trace.WithSpanKind(trace.SpanKindProducer),
+		trace.WithAttributes(attribute.String("messaging.system", "nats"), attribute.Int("messaging.batch.message_count", len(msgs))))
+	defer span.End()
+	for _, m := range msgs {
+		c.prop.Inject(ctx, carrier(m.Header))
+	}
+	err := c.publishAll(ctx, msgs)
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	return err
+}
+
+func (c *Conn) publishAll(ctx context.Context, msgs []*nats.Msg) error {
+	if len(msgs) == 1 {
+		_, err := c.js.PublishMsg(ctx, msgs[0])
+		return wrap(ctx, err, "publish %s", msgs[0].Subject)
+	}
+	futures := make([]jetstream.PubAckFuture, len(msgs))
+	for i, m := range msgs {
+		f, err := c.js.PublishMsgAsync(m)
+		if err != nil {
+			return wrap(ctx, err, "publish %s", m.Subject)
+		}
+		futures[i] = f
+	}
+	var faults []error
+	for _, f := range futures {
+		select {
+		case <-f.Ok():
+		case err := <-f.Err():
+			faults = append(faults, wrap(ctx, err, "publish %s", f.Msg().Subject))
+		case <-ctx.Done():
+			return wrap(ctx, ctx.Err(), "publish %s", f.Msg().Subject)
+		}
+	}
+	if len(faults) > 0 {
+		return clara.Errorf(clara.KindOf(faults[0]), "%d of %d events: %w", len(faults), len(msgs), errors.Join(faults[:min(len(faults), 3)]...))
+	}
+	return nil
+}
+
+// Announce sends a message over plain NATS: to whoever listens now, stored nowhere. For progress.
+// subject is below clara.live; parts are joined with dots.
+func (c *Conn) Announce(m proto.Message, subject ...string) error {
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return clara.Errorf(clara.Invalid, "encode %s: %w", m.ProtoReflect().Descriptor().Name(), err)
+	}
+	if err := c.nc.Publish(liveSubject(subject), data); err != nil {
+		return clara.Errorf(kindOf(err), "announce: %w", err)
+	}
+	return nil
+}
+
+// Listen calls f with each message announced on the subject, one at a time, until stop is called. "*" stands for one part.
+func Listen[T proto.Message](c *Conn, f func(T), subject ...string) (stop func(), err error) {
+	sub, err := c.nc.Subscribe(liveSubject(subject), func(m *nats.Msg) {
+		v := newMessage[T]()
+		if err := proto.Unmarshal(m.Data, v); err != nil {
+			c.log.Warn("announced message does not decode", "subject", m.Subject, "err", err)
+			return
+		}
+		f(v)
+	})
+	if err != nil {
+		return nil, clara.Errorf(kindOf(err), "listen: %w", err)
+	}
+	return func() { _ = sub.Unsubscribe() }, nil
+}
+
+func liveSubject(parts []string) string { return "clara.live." + strings.Join(parts, ".") }
+
+// newMessage makes an empty message of a generated pointer type.
+func newMessage[T proto.Message]() T {
+	var zero T
+	return zero.ProtoReflect().New().Interface().(T)
+}
+
+// stem is the subject without its last part, the collection: names of spans must be few.
+func stem(subject string) string {
+	if i := strings.LastIndexByte(subject, '.'); i > 0 {
+		return subject[:i]
+	}
+	return subject
+}
+
+// carrier lets the trace context travel in headers, under the names of the W3C.
+type carrier nats.Header
+
+func (c carrier) Get(key string) string { return nats.Header(c).Get(key) }
+func (c carrier) Set(key, value string) { nats.Header(c).Set(key, value) }
+func (c carrier) Keys() []string {
+	keys := make([]string, 0, len(c))
+	for k := range c {
+		keys = append(keys, k)
+	}
+	return keys
+}
