@@ -1,0 +1,118 @@
+package embedded_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/index"
+	"github.com/clara-suite/clara/libs/index/embedded"
+	"github.com/clara-suite/clara/libs/index/indextest"
+)
+
+// BenchmarkIndex measures an exact search through the client over 10,000
+// memories of 9,216 values, and a plain read of as many bytes by as many
+// threads, turn by turn. The aim is a ratio of at most 2.5. Run by make bench-index.
+func BenchmarkIndex(b *testing.B) {
+	const n, m, h = 10_000, 16, 576
+	s, err := embedded.Open(embedded.Options{Dir: b.TempDir()})
+	require.NoError(b, err)
+	defer func() { require.NoError(b, s.Close()) }()
+	c, err := index.Open(b.Context(), index.Options{Dial: s.Dial})
+	require.NoError(b, err)
+	defer func() { require.NoError(b, c.Close()) }()
+	x, err := c.Ensure(b.Context(), "bench.1", index.Schema{M: m, H: h})
+	require.NoError(b, err)
+
+	rng := rand.New(rand.NewPCG(1, 2))
+	start := time.Now()
+	for from := 0; from < n; from += 250 {
+		var points []index.Point
+		for i := range 250 {
+			points = append(points, index.Point{Passage: indextest.Passage("d", from+i, fmt.Sprint(from+i)), Memory: indextest.Memory(rng, m, h)})
+		}
+		require.NoError(b, x.Upsert(b.Context(), points))
+	}
+	b.ReportMetric(n/time.Since(start).Seconds(), "upserts/s")
+	query := indextest.Memory(rng, m, h)
+	bytes := make([]uint64, n*m*h*2/8)
+	for i := range bytes {
+		bytes[i] = uint64(i)
+	}
+
+	for _, k := range []int{5, 20} {
+		b.Run(fmt.Sprintf("k=%d", k), func(b *testing.B) {
+			var searches, reads []time.Duration
+			for b.Loop() {
+				start := time.Now()
+				found, err := x.SearchMemory(b.Context(), query, k, index.Filter{Collection: "handbook"})
+				searches = append(searches, time.Since(start))
+				if err != nil || len(found) != k {
+					b.Fatal(len(found), err)
+				}
+				start = time.Now()
+				read(bytes)
+				reads = append(reads, time.Since(start))
+			}
+			search, plain := median(searches), median(reads)
+			b.ReportMetric(search.Seconds()*1e3, "search-ms")
+			b.ReportMetric(plain.Seconds()*1e3, "read-ms")
+			b.ReportMetric(float64(8*len(bytes))/plain.Seconds()/1e9, "read-GB/s")
+			b.ReportMetric(search.Seconds()/plain.Seconds(), "ratio")
+			b.ReportMetric(0, "ns/op") // both together: says nothing
+		})
+	}
+	b.Run("memories", func(b *testing.B) {
+		var found []clara.Candidate
+		found, err = x.SearchMemory(b.Context(), query, 5, index.Filter{})
+		require.NoError(b, err)
+		var ids []string
+		for _, f := range found {
+			ids = append(ids, f.PointID)
+		}
+		for b.Loop() {
+			if _, err := x.Memories(b.Context(), ids); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// read adds up all words on all processors; four sums keep the loads going.
+func read(words []uint64) uint64 {
+	workers := runtime.GOMAXPROCS(0)
+	sums := make([]uint64, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			part := words[len(words)*w/workers : len(words)*(w+1)/workers]
+			var s0, s1, s2, s3 uint64
+			for len(part) >= 8 {
+				s0 += part[0] + part[4]
+				s1 += part[1] + part[5]
+				s2 += part[2] + part[6]
+				s3 += part[3] + part[7]
+				part = part[8:]
+			}
+			sums[w] = s0 + s1 + s2 + s3
+		})
+	}
+	wg.Wait()
+	var sum uint64
+	for _, s := range sums {
+		sum += s
+	}
+	return sum
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
