@@ -72,3 +72,23 @@ func (e *Engine) Compress(ctx context.Context, role Role, ids [][]int32) ([]clar
 	out, err := e.Encode(ctx, Texts{Role: role, IDs: ids})
 	return out.Memories, err
 }
+
+// CompressTexts compresses documents with the encoder (spec clara-model §3), in their order. What is
+// longer than the manifest's DocMaxLength is cut on the right, as in training: cut texts before (prompt.Writer.EncoderPositions).
+func (e *Engine) CompressTexts(ctx context.Context, docs []string) ([]clara.Memory, error) {
+	return e.Compress(ctx, Encoder, e.encoderInputs(docs))
+}
+
+// EncodeQueries encodes questions with the query reasoner, in their order. The flattened memory is
+// the query vector.
+func (e *Engine) EncodeQueries(ctx context.Context, questions []string) ([]clara.Memory, error) {
+	return e.Compress(ctx, Reasoner, e.encoderInputs(questions))
+}
+
+func (e *Engine) encoderInputs(list []string) [][]int32 {
+	ids := make([][]int32, len(list))
+	for i, s := range list {
+		ids[i] = e.pkg.Prompts.Encoder(s, e.pkg.Manifest.DocMaxLength)
+	}
+	return ids
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/infer/ort"
 	"github.com/clara-suite/clara/libs/modelpkg"
+	"github.com/clara-suite/clara/libs/prompt"
 	"github.com/clara-suite/clara/libs/tokenizer"
 )
 
@@ -115,6 +116,9 @@ func (e *Engine) Tokenizer() *tokenizer.Tokenizer { return e.pkg.Tokenizer }
 
 // Clara returns the tokenizer with the memory tokens; nil for a package without adapters.
 func (e *Engine) Clara() *tokenizer.Clara { return e.pkg.Clara }
+
+// Prompts writes the model's inputs: encoder inputs, prompts and their slots.
+func (e *Engine) Prompts() *prompt.Writer { return e.pkg.Prompts }
 
 // Options returns the options with the defaults filled in.
 func (e *Engine) Options() Options { return e.opts }

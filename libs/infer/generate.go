@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/prompt"
 )
 
 // Prompt is the input of the decoder: token ids, and memories whose vectors take the place of the
@@ -19,6 +20,22 @@ type Prompt struct {
 type Slot struct {
 	At     int
 	Memory clara.Memory
+}
+
+// Fill puts memories into the slots of a written prompt, in order. It returns an Invalid error
+// if they are not as many as the slots, or not as wide.
+func Fill(e prompt.Encoded, memories []clara.Memory) (Prompt, error) {
+	p := Prompt{IDs: e.IDs}
+	if len(e.Slots) != len(memories) {
+		return p, clara.Errorf(clara.Invalid, "fill prompt: %d memories for %d slots", len(memories), len(e.Slots))
+	}
+	for i, s := range e.Slots {
+		if memories[i].M != s.Len {
+			return p, clara.Errorf(clara.State, "fill prompt: memory %d has %d vectors, a slot takes %d: it was made by another model", i, memories[i].M, s.Len)
+		}
+		p.Slots = append(p.Slots, Slot{At: s.Start, Memory: memories[i]})
+	}
+	return p, nil
 }
 
 // Request asks for an answer.

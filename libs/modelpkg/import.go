@@ -183,14 +183,11 @@ func (im *importer) writeTokenizer() error {
 	if len(im.m.EOS) == 0 && t.EOS() != tokenizer.None {
 		im.m.EOS = []int32{t.EOS()}
 	}
-	if im.ck == nil {
-		return nil
-	}
-	c, err := tokenizer.NewClara(t, im.m.M, im.m.DifferentMemTokens)
-	if err != nil {
+	w, err := prompts(t, im.m) // refuses a base without chat template
+	if err != nil || im.ck == nil {
 		return err
 	}
-	return im.ck.Validate(im.src.Arch(), c.Len())
+	return im.ck.Validate(im.src.Arch(), w.Tokenizer().Len())
 }
 
 // writeEmbedding stores the checkpoint's table and head (spec clara-model §2, §7).

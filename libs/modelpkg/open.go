@@ -9,6 +9,7 @@ import (
 
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/prompt"
 	"github.com/clara-suite/clara/libs/safetensors"
 	"github.com/clara-suite/clara/libs/tokenizer"
 )
@@ -21,6 +22,8 @@ type Package struct {
 	Tokenizer *tokenizer.Tokenizer
 	// Clara is the tokenizer with memory tokens; nil without adapters.
 	Clara *tokenizer.Clara
+	// Prompts writes the model's inputs. Without adapters only those without document slots can be used.
+	Prompts *prompt.Writer
 
 	table *safetensors.File
 	rows  []float32
@@ -42,10 +45,11 @@ func Open(dir string) (*Package, error) {
 	if p.Tokenizer, err = openTokenizer(dir, m); err != nil {
 		return nil, fmt.Errorf("open model package %s: %w", dir, err)
 	}
+	if p.Prompts, err = prompts(p.Tokenizer, m); err != nil {
+		return nil, fmt.Errorf("open model package %s: %w", dir, err)
+	}
 	if m.HasAdapters() {
-		if p.Clara, err = tokenizer.NewClara(p.Tokenizer, m.M, m.DifferentMemTokens); err != nil {
-			return nil, fmt.Errorf("open model package %s: %w", dir, err)
-		}
+		p.Clara = p.Prompts.Tokenizer()
 		p.Tokenizer = p.Clara.Tokenizer
 	}
 	if p.table, err = safetensors.Open(filepath.Join(dir, m.Table)); err != nil {
@@ -90,6 +94,20 @@ func (p *Package) Adapter(r Role) (*safetensors.File, error) {
 func (p *Package) Close() error {
 	p.rows = nil
 	return p.table.Close()
+}
+
+// prompts joins tokenizer and chat template. A package without adapters gets one memory token that
+// no prompt uses.
+func prompts(base *tokenizer.Tokenizer, m *Manifest) (*prompt.Writer, error) {
+	c, err := tokenizer.NewClara(base, max(m.M, 1), m.DifferentMemTokens)
+	if err != nil {
+		return nil, err
+	}
+	tmpl, err := prompt.NewTemplate(base.ChatTemplate(), nil)
+	if err != nil {
+		return nil, err
+	}
+	return prompt.New(c, tmpl), nil
 }
 
 func openTokenizer(dir string, m *Manifest) (*tokenizer.Tokenizer, error) {
