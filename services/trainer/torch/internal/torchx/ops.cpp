@@ -1,0 +1,230 @@
+// The operators of a transformer block as autograd functions that keep only what their backward needs. Base weights are
+// frozen, so no gradient of theirs is ever formed, and what plain operators would save for it is not saved.
+#include "shim.hpp"
+#include <ATen/Parallel.h>
+
+using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+namespace {
+
+using Maybe = std::optional<Tensor>; // what a null handle becomes
+
+Maybe maybe(void *t) { return t ? Maybe(T(t)) : std::nullopt; }
+Tensor or_undefined(const Maybe &t) { return t ? *t : Tensor(); }
+
+constexpr int64_t kGroup = 32; // columns that share one quantisation scale
+
+// dequantize gives back [out, in] in dtype from rows of 8 or 4 bit integers (two a byte, low half first) and one scale a group.
+Tensor dequantize(const Tensor &q, const Tensor &scale, int64_t bits, torch::ScalarType dtype) {
+  Tensor v = q;
+  if (bits == 4) {
+    Tensor low = q.bitwise_and(15), high = q.bitwise_right_shift(4);
+    v = torch::stack({low, high}, -1).reshape({q.size(0), -1}).to(torch::kInt8).sub_(8);
+  }
+  auto g = v.to(dtype).view({v.size(0), -1, kGroup});
+  return g.mul_(scale.to(dtype).unsqueeze(-1)).view({v.size(0), -1});
+}
+
+// Linear is y = x W' + bias + s (drop(x) A') B'. x [T, in], W [out, in] frozen (float, or integers with scales), A [r, in], B [out, r].
+struct Linear : Function<Linear> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &w, const Maybe &wscale_, int64_t bits, const Maybe &bias,
+                        const Maybe &a_, const Maybe &b_, double s, double p) {
+    Tensor wscale = or_undefined(wscale_), a = or_undefined(a_), b = or_undefined(b_);
+    Tensor weight = bits ? dequantize(w, wscale, bits, x.scalar_type()) : w;
+    Tensor y = at::linear(x, weight, bias);
+    Tensor mask, u;
+    if (a.defined()) {
+      Tensor xd = x;
+      if (p > 0) {
+        mask = torch::empty_like(x, x.options().dtype(torch::kBool)).bernoulli_(1 - p);
+        xd = x * mask;
+      }
+      u = at::linear(xd, a.to(x.scalar_type()));
+      y.addmm_(u, b.to(x.scalar_type()).t(), 1, s / (1 - p));
+    }
+    ctx->saved_data["dx"] = x.requires_grad();
+    ctx->saved_data["da"] = a.defined() && a.requires_grad();
+    ctx->saved_data["bits"] = bits;
+    ctx->saved_data["s"] = s / (1 - p);
+    // x is kept only where an adapter is trained.
+    bool keep = a.defined() && a.requires_grad();
+    ctx->save_for_backward({keep ? x : Tensor(), w, wscale, a, b, keep ? u : Tensor(), mask});
+    return y;
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    auto v = ctx->get_saved_variables();
+    const Tensor &x = v[0], &w = v[1], &wscale = v[2], &a = v[3], &b = v[4], &u = v[5], &mask = v[6];
+    bool want_x = ctx->saved_data["dx"].toBool(), want_a = ctx->saved_data["da"].toBool();
+    int64_t bits = ctx->saved_data["bits"].toInt();
+    double s = ctx->saved_data["s"].toDouble();
+    Tensor dy = grads[0].contiguous(), dx, da, db;
+    auto dtype = dy.scalar_type();
+    if (want_x) dx = at::mm(dy, bits ? dequantize(w, wscale, bits, dtype) : w);
+    if (a.defined() && (want_x || want_a)) {
+      Tensor du = at::mm(dy, b.to(dtype)).mul_(s);
+      if (want_a) {
+        db = at::mm(dy.t(), u).to(b.scalar_type()).mul_(s);
+        da = at::mm(du.t(), mask.defined() ? x * mask : x).to(a.scalar_type());
+      }
+      if (want_x) {
+        if (mask.defined()) dx.add_(at::mm(du, a.to(dtype)).mul_(mask));
+        else dx.addmm_(du, a.to(dtype));
+      }
+    }
+    return {dx, Tensor(), Tensor(), Tensor(), Tensor(), da, db, Tensor(), Tensor()};
+  }
+};
+
+// RMSNorm computes in float32 whatever the dtype of x [T, H]; w [H] is frozen.
+struct RMSNorm : Function<RMSNorm> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &w, double eps) {
+    Tensor xf = x.to(torch::kFloat);
+    Tensor r = at::linalg_vector_norm(xf, 2, {-1}, true).square_().div_(x.size(-1)).add_(eps).rsqrt_();
+    ctx->save_for_backward({x, w, r});
+    return (xf * r).to(x.scalar_type()).mul_(w);
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    auto v = ctx->get_saved_variables();
+    Tensor g = (grads[0] * v[1]).to(torch::kFloat), n = v[0].to(torch::kFloat) * v[2];
+    Tensor dot = (g * n).mean(-1, true);
+    return {g.sub_(n.mul_(dot)).mul_(v[2]).to(v[0].scalar_type()), Tensor(), Tensor()};
+  }
+};
+
+Tensor rotate(const Tensor &x, const Tensor &cos, const Tensor &sin, bool back) {
+  // cos, sin [T, 1, R/2]: rotates the first R of D columns of x [T, heads, D] by halves, the rest passes through.
+  int64_t half = cos.size(-1), d = x.size(-1);
+  Tensor y = torch::empty_like(x, torch::MemoryFormat::Contiguous);
+  Tensor x1 = x.narrow(-1, 0, half), x2 = x.narrow(-1, half, half);
+  Tensor y1 = y.narrow(-1, 0, half), y2 = y.narrow(-1, half, half);
+  at::mul_out(y1, x1, cos);
+  at::mul_out(y2, x2, cos);
+  y1.addcmul_(x2, sin, back ? 1 : -1);
+  y2.addcmul_(x1, sin, back ? -1 : 1);
+  if (2 * half < d) y.narrow(-1, 2 * half, d - 2 * half).copy_(x.narrow(-1, 2 * half, d - 2 * half));
+  return y;
+}
+
+struct Rope : Function<Rope> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &cos, const Tensor &sin) {
+    ctx->save_for_backward({cos, sin});
+    return rotate(x, cos, sin, false);
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    auto v = ctx->get_saved_variables();
+    return {rotate(grads[0], v[0], v[1], true), Tensor(), Tensor()};
+  }
+};
+
+struct SwiGLU : Function<SwiGLU> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &gate, const Tensor &up) {
+    ctx->save_for_backward({gate, up});
+    return at::silu(gate).mul_(up);
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    auto v = ctx->get_saved_variables();
+    Tensor dy = grads[0];
+    return {at::silu_backward(dy * v[1], v[0]), at::silu(v[0]).mul_(dy)};
+  }
+};
+
+// LinearCE is the sum over n of the cross-entropy of h W' against labels, a chunk of rows at a time: the logits of all rows never
+// exist together, and the gradient to h is formed on the way. h [n, H], W [V, H] frozen. rows [m, H], where given, are the trainable
+// rows row_ids of a tied W (which holds the same values): their gradient through the head is formed too.
+struct LinearCE : Function<LinearCE> {
+  static variable_list forward(AutogradContext *ctx, const Tensor &h, const Tensor &w, const Tensor &labels, const Maybe &rows_,
+                               const Maybe &row_ids_, int64_t chunk, bool grad) {
+    int64_t n = h.size(0);
+    Tensor rows = or_undefined(rows_), row_ids = or_undefined(row_ids_);
+    bool want_h = grad && h.requires_grad(), want_rows = grad && rows.defined() && rows.requires_grad();
+    Tensor each = torch::empty({n}, h.options().dtype(torch::kFloat));
+    Tensor dh = want_h ? torch::empty_like(h) : Tensor();
+    Tensor drows = want_rows ? torch::zeros(rows.sizes(), rows.options().dtype(torch::kFloat)) : Tensor();
+    for (int64_t at = 0; at < n; at += chunk) {
+      int64_t len = std::min(chunk, n - at);
+      Tensor hc = h.narrow(0, at, len), lc = labels.narrow(0, at, len).unsqueeze(1);
+      Tensor logits = at::linear(hc, w).to(torch::kFloat);
+      Tensor lse = at::logsumexp(logits, {1}, true);
+      each.narrow(0, at, len).copy_((lse - logits.gather(1, lc)).squeeze(1));
+      if (!want_h && !want_rows) continue;
+      logits.sub_(lse).exp_().scatter_add_(1, lc, torch::full({len, 1}, -1.0, logits.options()));
+      if (want_rows) drows.add_(at::mm(logits.index_select(1, row_ids).t(), hc.to(torch::kFloat)));
+      if (want_h) dh.narrow(0, at, len).copy_(at::mm(logits.to(w.scalar_type()), w));
+    }
+    ctx->save_for_backward({dh, drows});
+    ctx->mark_non_differentiable({each});
+    return {each.sum(), each};
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    auto v = ctx->get_saved_variables();
+    Tensor g = grads[0], dh, drows;
+    if (v[0].defined()) dh = v[0] * g.to(v[0].scalar_type());
+    if (v[1].defined()) drows = v[1] * g;
+    return {dh, Tensor(), Tensor(), drows, Tensor(), Tensor(), Tensor()};
+  }
+};
+
+Tensor sdpa(const Tensor &q, const Tensor &k, const Tensor &v, double scale, bool causal, const std::optional<Tensor> &mask = std::nullopt) {
+  return at::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale, q.size(1) != k.size(1));
+}
+
+} // namespace
+
+char *cx_linear(void *x, void *w, void *scale, int bits, void *bias, void *a, void *b, double s, double p, void **out) {
+  TRY(*out = give(Linear::apply(T(x), T(w), maybe(scale), int64_t(bits), maybe(bias), maybe(a), maybe(b), s, p)))
+}
+char *cx_rms_norm(void *x, void *w, double eps, void **out) { TRY(*out = give(RMSNorm::apply(T(x), T(w), eps))) }
+char *cx_rope(void *x, void *cos, void *sin, void **out) { TRY(*out = give(Rope::apply(T(x), T(cos), T(sin)))) }
+char *cx_swiglu(void *g, void *u, void **out) { TRY(*out = give(SwiGLU::apply(T(g), T(u)))) }
+
+// Causal attention inside each of n sequences that lie one after another. q [T, heads, D], k and v [T, kv heads, D] -> [T, heads * D].
+// No mask is passed unless the window is shorter than a sequence, so the flash kernels apply.
+char *cx_attention(void *q_, void *k_, void *v_, const int64_t *lens, int n, double scale, int64_t window, void **out) {
+  TRY(const Tensor &q = T(q_), &k = T(k_), &v = T(v_); int64_t total = q.size(0), width = q.size(1) * q.size(2);
+      bool equal = true; for (int i = 1; i < n; i++) equal = equal && lens[i] == lens[0];
+      auto heads = [](const Tensor &t, int64_t b) { return t.view({b, t.size(0) / b, t.size(1), t.size(2)}).transpose(1, 2); };
+      auto one = [&](const Tensor &q, const Tensor &k, const Tensor &v, int64_t b, int64_t len) {
+        Tensor qh = heads(q, b); Tensor kh = heads(k, b); Tensor vh = heads(v, b); Tensor y;
+        if (window > 0 && len > window) {
+          Tensor mask = torch::ones({len, len}, q.options().dtype(torch::kBool)).tril_().triu_(1 - window);
+          y = sdpa(qh, kh, vh, scale, false, mask);
+        } else y = sdpa(qh, kh, vh, scale, true);
+        return y.transpose(1, 2).reshape({b * len, width});
+      };
+      if (equal) { *out = give(one(q.contiguous(), k.contiguous(), v.contiguous(), n, total / n)); return nullptr; }
+      c10::IntArrayRef sizes(lens, n); std::vector<Tensor> y;
+      auto qs = q.split_with_sizes(sizes); auto ks = k.split_with_sizes(sizes); auto vs = v.split_with_sizes(sizes);
+      for (int i = 0; i < n; i++) y.push_back(one(qs[i], ks[i], vs[i], 1, lens[i]));
+      *out = give(torch::cat(y)))
+}
+
+// One new query against everything before it. q [1, heads, D], k and v [T, kv heads, D] -> [1, heads * D].
+char *cx_attend_cache(void *q, void *k, void *v, double scale, void **out) {
+  TRY(auto h = [](const Tensor &t) { return t.unsqueeze(0).transpose(1, 2); };
+      Tensor y = sdpa(h(T(q)), h(T(k)), h(T(v)), scale, false);
+      *out = give(y.transpose(1, 2).reshape({1, -1})))
+}
+
+char *cx_linear_ce(void *h, void *w, void *labels, void *rows, void *row_ids, int64_t chunk, void **loss, void **each) {
+  TRY(auto r = LinearCE::apply(T(h), T(w), T(labels), maybe(rows), maybe(row_ids), chunk, at::GradMode::is_enabled());
+      *loss = give(r[0]); *each = give(r[1]))
+}
+
+// Symmetric integers with a scale for every kGroup columns; 4 bit values are stored plus 8, two a byte.
+char *cx_quantize(void *w_, int bits, void **q, void **scale) {
+  TRY(torch::NoGradGuard ng; const Tensor &w = T(w_);
+      if (w.size(1) % kGroup) throw std::invalid_argument("the width of a quantised weight must be a multiple of 32");
+      Tensor g = w.to(torch::kFloat).view({w.size(0), -1, kGroup});
+      double top = bits == 8 ? 127 : 7;
+      Tensor s = g.abs().amax({-1}).div_(top).clamp_min_(1e-10);
+      Tensor v = (g / s.unsqueeze(-1)).round_().clamp_(-top, top).view({w.size(0), -1});
+      if (bits == 8) v = v.to(torch::kInt8);
+      else {
+        v = v.add_(8).to(torch::kUInt8).view({w.size(0), -1, 2});
+        v = v.select(-1, 0).bitwise_or(v.select(-1, 1).bitwise_left_shift(4)).contiguous();
+      }
+      *q = give(v); *scale = give(s.to(w.scalar_type())))
+}
