@@ -131,11 +131,19 @@ func (p *layout) bounds() (top, foot float64) {
 // lonelyNumber returns the baseline of a page number at the edge of the page, 0 for none.
 func (p *layout) lonelyNumber() float64 {
 	at := 0.0
+	first, last := p.height, 0.0
+	for _, c := range p.columns {
+		for _, it := range c.items {
+			if it.line != nil {
+				first, last = min(first, it.line.base), max(last, it.line.base)
+			}
+		}
+	}
 	p.edges(func(l *line, _ *item) bool {
 		if t := strings.TrimSpace(l.text()); len(t) <= 4 && allDigits(t) {
 			at = l.base
 		} else if f := strings.Fields(t); len(f) > 2 && (allDigits(f[0]) != allDigits(f[len(f)-1])) &&
-			l.box.y1 < p.height/11 && l.wide > 1.5*l.style.size {
+			l.wide > 1.1*l.style.size && (l.base < p.height/2) == (l.base <= first) && (l.base > p.height/2) == (l.base >= last) {
 			// "8  A. Author et al.": a number set apart within the head.
 			at = l.base
 		}

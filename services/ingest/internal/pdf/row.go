@@ -23,35 +23,54 @@ func buildRows(words []word) []row {
 	if len(words) == 0 {
 		return nil
 	}
-	// Large words first: they anchor the rows that small ones join.
+	body := bodySize(words)
 	order := make([]int, len(words))
 	for i := range order {
 		order[i] = i
 	}
+	small := func(w *word) int {
+		if w.style.size < 0.82*body {
+			return 1
+		}
+		return 0
+	}
+	// Small words come last: large ones make the rows that scripts join.
 	slices.SortFunc(order, func(a, b int) int {
 		wa, wb := &words[a], &words[b]
-		return cmp.Or(cmp.Compare(wa.base, wb.base), cmp.Compare(wa.box.x0, wb.box.x0), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(small(wa), small(wb)), cmp.Compare(wa.base, wb.base),
+			cmp.Compare(wa.box.x0, wb.box.x0), cmp.Compare(a, b))
 	})
 	var rows []row
+	large := 0 // rows of large words, in order of their baselines
 	for _, i := range order {
 		w := words[i]
-		// The rows that can take the word are among the last few.
 		best := -1
-		for k := len(rows) - 1; k >= 0 && k >= len(rows)-6; k-- {
+		if small(&w) == 1 {
+			from, _ := slices.BinarySearchFunc(rows[:large], w.base-0.3*body, func(r row, y float64) int { return cmp.Compare(r.base, y) })
+			for k := from; k < large && rows[k].base < w.base+2*body; k++ {
+				if sameRow(&rows[k], &w) {
+					best = k
+					break
+				}
+			}
+		}
+		for k := len(rows) - 1; best < 0 && k >= max(0, len(rows)-6) && (small(&w) == 0 || k >= large); k-- {
 			if sameRow(&rows[k], &w) {
 				best = k
-				break
 			}
 		}
 		if best < 0 {
 			rows = append(rows, row{words: []word{w}, box: w.box, base: w.base, size: w.style.size})
+			if small(&w) == 0 {
+				large = len(rows)
+			}
 			continue
 		}
 		r := &rows[best]
 		r.words = append(r.words, w)
 		r.box = r.box.union(w.box)
 		if w.style.size > r.size*1.15 {
-			r.base, r.size = w.base, w.style.size
+			r.size = w.style.size
 		}
 	}
 	for k := range rows {
@@ -183,7 +202,7 @@ func makeLine(r *row) line {
 		}
 	}
 	l.rtl = rtl > ltr
-	words := r.words
+	words := joinLetters(r.words, r.size)
 	if rtl > 0 {
 		words = logicalOrder(words, l.rtl)
 	}
@@ -229,6 +248,33 @@ func makeLine(r *row) line {
 	l.firstWidth = words[0].box.width()
 	l.hyphen = words[len(words)-1].hyphen || strings.HasSuffix(words[len(words)-1].text, "-")
 	return l
+}
+
+// joinLetters makes words of a row whose characters stand one by one, as some
+// programs write them: there pdfium sees a space after each.
+func joinLetters(words []word, size float64) []word {
+	single := 0
+	for i := range words {
+		c, n := utf8.DecodeRuneInString(words[i].text)
+		if n == len(words[i].text) && unicode.IsLetter(c) && !isCJK(c) {
+			single++
+		}
+	}
+	if len(words) < 6 || single*10 < len(words)*4 {
+		return words
+	}
+	out := make([]word, 0, len(words)/3)
+	for _, w := range words {
+		if n := len(out); n > 0 && w.box.x0-out[n-1].box.x1 < 0.14*size && w.link == out[n-1].link && w.style == out[n-1].style {
+			p := &out[n-1]
+			p.text += w.text
+			p.box = p.box.union(w.box)
+			p.hyphen = w.hyphen
+			continue
+		}
+		out = append(out, w)
+	}
+	return out
 }
 
 func formatSize(f float64) string {

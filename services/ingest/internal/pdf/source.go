@@ -1,7 +1,9 @@
 package pdf
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -297,7 +299,11 @@ func (b *wordBuilder) run(i, j int) {
 }
 
 func (b *wordBuilder) add(i, j int, o textObject, glued bool) {
-	text, hyphen := wordText(b.chars[i:j])
+	chars := b.chars[i:j]
+	if slices.ContainsFunc(chars, isRTL) {
+		chars = b.visual(i, j)
+	}
+	text, hyphen := wordText(chars)
 	if text == "" {
 		return
 	}
@@ -316,6 +322,57 @@ func (b *wordBuilder) add(i, j int, o textObject, glued bool) {
 		b.s.invisible++
 	}
 	b.s.words = append(b.s.words, w)
+}
+
+// visual returns the characters [i, j) of a word with right-to-left letters in
+// logical order by their places. pdfium gets neutral signs at the ends of
+// words and the parts of ligatures the wrong way round.
+func (b *wordBuilder) visual(i, j int) []rune {
+	if j-i > 200 {
+		return b.chars[i:j]
+	}
+	type glyph struct {
+		c rune
+		x float64
+	}
+	gs := make([]glyph, 0, j-i)
+	for k := i; k < j; k++ {
+		gs = append(gs, glyph{b.chars[k], b.charBox(k).midX()})
+	}
+	// One glyph may hold several letters: its parts come in reverse.
+	for k := 0; k < len(gs); {
+		e := k + 1
+		for e < len(gs) && math.Abs(gs[e].x-gs[k].x) < 0.01 && !unicode.Is(unicode.Mn, gs[e].c) && !unicode.Is(unicode.Mn, gs[k].c) {
+			e++
+		}
+		slices.Reverse(gs[k:e])
+		k = e
+	}
+	slices.SortStableFunc(gs, func(a, b glyph) int {
+		if math.Abs(a.x-b.x) < 0.01 {
+			return 0
+		}
+		return -cmp.Compare(a.x, b.x)
+	})
+	out := make([]rune, len(gs))
+	for k := range gs {
+		out[k] = gs[k].c
+	}
+	// Runs of Latin letters and digits go from left to right.
+	ltr := func(c rune) bool { return unicode.IsDigit(c) || unicode.IsLetter(c) && !isRTL(c) }
+	for k := 0; k < len(out); {
+		if !ltr(out[k]) {
+			k++
+			continue
+		}
+		e := k + 1
+		for e < len(out) && (ltr(out[e]) || e+1 < len(out) && strings.ContainsRune(".,:/-", out[e]) && ltr(out[e+1])) {
+			e++
+		}
+		slices.Reverse(out[k:e])
+		k = e
+	}
+	return out
 }
 
 func (b *wordBuilder) charBox(i int) box {
