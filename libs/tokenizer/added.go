@@ -12,7 +12,9 @@ type matcher struct {
 	byLen map[int]map[string]*addedToken
 	lens  [256][]int // by first byte: lengths of tokens that begin with it, longest first
 	first string     // the first byte if all tokens share it, else ""
-	edges []string   // every proper suffix of every token: what a text may begin with to complete a token
+	// What of a token may stand at an edge of a text that stands amid it: proper endings, by their first byte, and
+	// proper beginnings, by their last.
+	endings, beginnings [256][]string
 }
 
 func (m *matcher) add(key string, a addedToken) {
@@ -33,9 +35,14 @@ func (m *matcher) add(key string, a addedToken) {
 
 func (m *matcher) finish() {
 	firsts := map[byte]bool{}
+	edges := map[string]uint8{} // 1: an ending, 2: a beginning
 	seen := map[[2]int]bool{}
 	for n, tokens := range m.byLen {
 		for key := range tokens {
+			for i := 1; i < n; i++ {
+				edges[key[i:]] |= 1
+				edges[key[:i]] |= 2
+			}
 			b := key[0]
 			firsts[b] = true
 			if k := [2]int{int(b), n}; !seen[k] {
@@ -46,6 +53,14 @@ func (m *matcher) finish() {
 	}
 	for b := range m.lens {
 		sort.Sort(sort.Reverse(sort.IntSlice(m.lens[b])))
+	}
+	for edge, side := range edges {
+		if side&1 != 0 {
+			m.endings[edge[0]] = append(m.endings[edge[0]], edge)
+		}
+		if last := edge[len(edge)-1]; side&2 != 0 {
+			m.beginnings[last] = append(m.beginnings[last], edge)
+		}
 	}
 	if len(firsts) == 1 {
 		for b := range firsts {
@@ -155,13 +170,9 @@ func (m *matcher) breaks(s string, out *[]int) {
 
 // completes reports whether s begins inside a token: with the rest of one, or as a whole amid one.
 func (m *matcher) completes(s string) bool {
-	for n, tokens := range m.byLen {
-		for key := range tokens {
-			for i := 1; i < n; i++ {
-				if rest := key[i:]; strings.HasPrefix(s, rest) || strings.HasPrefix(rest, s) {
-					return true
-				}
-			}
+	for _, rest := range m.endings[s[0]] {
+		if strings.HasPrefix(s, rest) || strings.HasPrefix(rest, s) {
+			return true
 		}
 	}
 	return false
@@ -169,13 +180,9 @@ func (m *matcher) completes(s string) bool {
 
 // begins reports whether s ends with the beginning of a token that is not all there.
 func (m *matcher) begins(s string) bool {
-	for n, tokens := range m.byLen {
-		for key := range tokens {
-			for i := 1; i < n; i++ {
-				if strings.HasSuffix(s, key[:i]) {
-					return true
-				}
-			}
+	for _, start := range m.beginnings[s[len(s)-1]] {
+		if strings.HasSuffix(s, start) {
+			return true
 		}
 	}
 	return false

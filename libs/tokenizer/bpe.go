@@ -50,6 +50,39 @@ func (m *bpe) token(id int32) (string, bool) {
 	return m.names[id], true
 }
 
+// without returns the model without any way to spell one of these tokens: some vocabularies hold their special
+// tokens, and merges or a whole piece could make one of plain text.
+func (m *bpe) without(blocked map[int32]bool) *bpe {
+	n, keys := *m, map[string]bool{}
+	for id := range blocked {
+		if int(id) >= len(m.names) || m.names[id] == "" || id == m.unk {
+			continue
+		}
+		key := m.names[id]
+		if m.bytes {
+			key, _ = rawBytes(key)
+		}
+		keys[key] = true
+	}
+	if len(keys) == 0 {
+		return m
+	}
+	n.vocab = make(map[string]int32, len(m.vocab))
+	for key, id := range m.vocab {
+		if !keys[key] || !blocked[id] {
+			n.vocab[key] = id
+		}
+	}
+	n.pairs = pairTable{make([]pairSlot, len(m.pairs.slots)), m.pairs.shift}
+	for _, s := range m.pairs.slots {
+		if s.key != 0 && !(blocked[s.id] && s.id != m.unk) {
+			*n.pairs.find(s.key) = s
+		}
+	}
+	n.cache = make([]atomic.Pointer[cached], cacheSlots)
+	return &n
+}
+
 func (m *bpe) encode(ids []int32, p piece, spans *[]Token) []int32 {
 	if m.cutBefore == "" {
 		return m.word(ids, p, spans)

@@ -17,7 +17,7 @@ func (t *Tokenizer) Decode(ids []int32, skipSpecial bool) string {
 		a, added := t.added[id]
 		if added {
 			if !(skipSpecial && a.special) {
-				tokens = append(tokens, a.content)
+				tokens = append(tokens, a.key)
 			}
 			continue
 		}
@@ -239,22 +239,59 @@ func (t *Tokenizer) NewStream(skipSpecial bool) *Stream {
 // Push takes the next token and returns the text that is now certain, often "".
 func (s *Stream) Push(id int32) string {
 	s.ids = append(s.ids, id)
-	// A rune has four bytes at most, and a token one at least: what five tokens leave open stays ill-formed.
-	return s.step(len(s.ids)-s.given > 4)
+	if s.t.unfinished(s.ids) {
+		return ""
+	}
+	return s.step()
 }
 
 // Flush returns what was held back: U+FFFD for a rune that never was finished.
-func (s *Stream) Flush() string { return s.step(true) }
+func (s *Stream) Flush() string { return s.step() }
 
-func (s *Stream) step(all bool) string {
+func (s *Stream) step() string {
 	now := s.t.Decode(s.ids, s.skipSpecial)
-	if !all && strings.HasSuffix(now, "\uFFFD") || len(now) <= len(s.prefix) {
+	out, ok := strings.CutPrefix(now, s.prefix)
+	if !ok {
+		// A broken run of byte tokens spoils what was given already: go on without it.
+		out = s.t.Decode(s.ids[s.given:], s.skipSpecial)
+	}
+	if out == "" {
 		return ""
 	}
-	out := now[len(s.prefix):]
 	// Keep the tokens just given as context: they make the next ones stand inside a text, not at its start.
 	s.ids = append(s.ids[:0], s.ids[s.given:]...)
 	s.given = len(s.ids)
 	s.prefix = s.t.Decode(s.ids, s.skipSpecial)
 	return out
+}
+
+// unfinished reports whether the bytes of ids end amid a rune that the next token may finish.
+func (t *Tokenizer) unfinished(ids []int32) bool {
+	m, ok := t.model.(*bpe)
+	if !ok || !m.bytes && !m.byteFallback {
+		return false
+	}
+	tail := ""
+	for i := len(ids) - 1; i >= 0 && len(tail) < utf8.UTFMax; i-- {
+		if t.IsAdded(ids[i]) {
+			break
+		}
+		name, _ := m.token(ids[i])
+		if m.bytes {
+			raw, _ := rawBytes(name)
+			tail = raw + tail
+			continue
+		}
+		b, ok := byteToken(name)
+		if !ok {
+			break
+		}
+		tail = string([]byte{b}) + tail
+	}
+	for i := len(tail) - 1; i >= 0 && i >= len(tail)-utf8.UTFMax; i-- {
+		if utf8.RuneStart(tail[i]) {
+			return !utf8.FullRuneInString(tail[i:])
+		}
+	}
+	return false
 }

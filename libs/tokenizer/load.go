@@ -132,7 +132,10 @@ type addedJSON struct {
 }
 
 func (a addedJSON) token() addedToken {
-	return addedToken{a.Content, a.ID, a.Special, a.SingleWord, a.Lstrip, a.Rstrip, a.Normalized}
+	return addedToken{
+		content: a.Content, id: a.ID, special: a.Special,
+		singleWord: a.SingleWord, lstrip: a.Lstrip, rstrip: a.Rstrip, normal: a.Normalized,
+	}
 }
 
 // Parse builds a tokenizer from its files.

@@ -56,7 +56,9 @@ type model interface {
 }
 
 type addedToken struct {
-	content                            string
+	content string
+	// key is what is looked for: content, as the normalizers write it if normal is set. Decoders see it too.
+	key                                string
 	id                                 int32
 	special                            bool
 	singleWord, lstrip, rstrip, normal bool
@@ -219,27 +221,35 @@ func (t *Tokenizer) setAdded(list []addedToken) {
 	t.added = make(map[int32]addedToken, len(list))
 	t.addedIDs = make(map[string]int32, len(list))
 	t.length = t.model.size()
+	blocked := map[int32]bool{}
 	for _, a := range list {
 		t.added[a.id] = a
 	}
 	t.raw, t.norm, t.rawPlain, t.normWS = matcher{}, matcher{}, matcher{}, matcher{}
 	for id, a := range t.added {
+		a.key = a.content
+		if a.normal {
+			a.key = normalizeAll(t.normalizers, text{s: a.content}, false).s
+		}
+		t.added[id] = a
 		t.addedIDs[a.content] = id
 		t.length = max(t.length, int(id)+1)
 		white := !a.special && strings.TrimSpace(a.content) == ""
+		// A token that has to stand alone may be part of a word; every other one is only ever recognised, never spelt.
+		if !white && (a.special || !a.singleWord) {
+			blocked[id] = true
+		}
+		all, plain := &t.raw, &t.rawPlain
 		if a.normal {
-			key := normalizeAll(t.normalizers, text{s: a.content}, false).s
-			t.norm.add(key, a)
-			if white {
-				t.normWS.add(key, a)
-			}
-			continue
+			all, plain = &t.norm, &t.normWS
 		}
-		key := a.content
-		t.raw.add(key, a)
+		all.add(a.key, a)
 		if white {
-			t.rawPlain.add(key, a)
+			plain.add(a.key, a)
 		}
+	}
+	if m, ok := t.model.(*bpe); ok {
+		t.model = m.without(blocked)
 	}
 	for _, m := range []*matcher{&t.raw, &t.norm, &t.rawPlain, &t.normWS} {
 		m.finish()
