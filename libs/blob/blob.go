@@ -1,239 +1,270 @@
-// Package blob keeps files, passages, data sets and model packages in a bucket:
-// a folder on one machine, or any S3-compatible store, through gocloud.dev/blob.
-//
-// What Put has returned for is durable: in a folder the file and its directory
-// are synced. Readers see the old content or the new one, never a part.
-//
-// Keys are relative slash-separated paths of letters, digits, '.', '_', '-' and
-// '/'; anything else is Invalid, so that no key leaves the bucket. Errors:
-// NotFound for a missing key, Unavailable for a store that can't be reached or
-// is full. All methods are safe for concurrent use.
 package blob
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
 
-	gcblob "gocloud.dev/blob"
+	cloud "gocloud.dev/blob"
 	"gocloud.dev/blob/fileblob"
 	"gocloud.dev/blob/memblob"
-	_ "gocloud.dev/blob/s3blob" // s3:// addresses
 	"gocloud.dev/gcerrors"
 
 	"github.com/clara-suite/clara/libs/clara"
 )
 
-// Bucket is an open store.
+// Bucket is a place for blobs.
 type Bucket struct {
-	b    *gcblob.Bucket
-	url  string
-	dir  string // of a folder bucket; "" else
-	temp string // where content waits for its hash
+	url    string
+	bucket *cloud.Bucket
+	folder *folder // nil if it is no folder
 }
 
-// Open opens file:///folder (made if it is not there), s3://bucket?region=..&endpoint=.. or mem://.
-func Open(ctx context.Context, address string) (*Bucket, error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil, clara.Errorf(clara.Invalid, "blob address %q: %w; want file:///folder or s3://bucket?region=..", address, err)
-	}
-	switch u.Scheme {
-	case "mem":
-		return &Bucket{b: memblob.OpenBucket(nil), url: address, temp: os.TempDir()}, nil
-	case "file":
-		if u.Path == "" || u.Host != "" {
-			return nil, clara.Errorf(clara.Invalid, "blob address %q: want file:///folder with three slashes", address)
+// Entry is a blob in a listing.
+type Entry struct {
+	Key     string
+	Size    int64
+	ModTime time.Time
+}
+
+// Open opens the bucket at a URL or folder path; a folder is made if it is not there.
+func Open(ctx context.Context, location string) (*Bucket, error) {
+	scheme, _, isURL := strings.Cut(location, "://")
+	switch {
+	case location == "":
+		return nil, clara.Errorf(clara.Invalid, "no place for blobs given: set a folder or a URL")
+	case !isURL:
+		return OpenDir(location)
+	case scheme == "file":
+		u, err := url.Parse(location)
+		if err != nil || u.Host != "" || u.Path == "" {
+			return nil, clara.Errorf(clara.Invalid, "blob folder %s: must be file:///absolute/path", location)
 		}
 		return OpenDir(filepath.FromSlash(u.Path))
-	case "s3":
-		b, err := gcblob.OpenBucket(ctx, address)
+	case scheme == "mem":
+		return &Bucket{url: location, bucket: memblob.OpenBucket(nil)}, nil
+	case scheme == "s3":
+		b, err := openS3(ctx, location)
 		if err != nil {
-			return nil, clara.Errorf(clara.Invalid, "open blob store %s: %w", u.Redacted(), err)
+			return nil, clara.Errorf(clara.Invalid, "open blobs at %s: %w", redact(location), err)
 		}
-		return &Bucket{b: b, url: u.Redacted(), temp: os.TempDir()}, nil
-	default:
-		return nil, clara.Errorf(clara.Invalid, "blob address %q: scheme %q is not file, s3 or mem", address, u.Scheme)
+		return &Bucket{url: redact(location), bucket: b}, nil
 	}
+	return nil, clara.Errorf(clara.Invalid, "blob URL %s: scheme must be file, s3 or mem", location)
 }
 
 // OpenDir opens a folder as a bucket, making it if it is not there.
 func OpenDir(dir string) (*Bucket, error) {
-	temp := filepath.Join(dir, ".tmp")
-	if err := os.MkdirAll(temp, 0o750); err != nil {
-		return nil, clara.Errorf(clara.State, "make blob folder %s: %w", dir, err)
-	}
-	// No metadata files beside each blob; temporary files lie in the same file system, so that a rename is enough.
-	b, err := fileblob.OpenBucket(dir, &fileblob.Options{Metadata: fileblob.MetadataDontWrite, NoTempDir: true, DirFileMode: 0o750})
+	f, err := newFolder(dir)
 	if err != nil {
-		return nil, clara.Errorf(clara.State, "open blob folder %s: %w", dir, err)
+		return nil, err
 	}
-	return &Bucket{b: b, url: "file://" + filepath.ToSlash(dir), dir: dir, temp: temp}, nil
+	b, err := fileblob.OpenBucket(f.dir, &fileblob.Options{Metadata: fileblob.MetadataDontWrite, NoTempDir: true})
+	if err != nil {
+		return nil, clara.Errorf(clara.Invalid, "open blob folder %s: %w", dir, err)
+	}
+	return &Bucket{url: f.dir, bucket: b, folder: f}, nil
 }
 
-// String names the store, without credentials.
+// redact takes credentials out of a URL.
+func redact(location string) string {
+	if u, err := url.Parse(location); err == nil {
+		return u.Redacted()
+	}
+	return "(not a URL)"
+}
+
+// Close frees the connection.
+func (b *Bucket) Close() error {
+	err := b.bucket.Close()
+	if b.folder != nil {
+		err = errors.Join(err, b.folder.root.Close())
+	}
+	return err
+}
+
+// String returns where the blobs are, for messages.
 func (b *Bucket) String() string { return b.url }
 
-// Close frees the bucket.
-func (b *Bucket) Close() error { return b.b.Close() }
+var keyForm = regexp.MustCompile(`^[A-Za-z0-9._=+@-]+(/[A-Za-z0-9._=+@-]+)*$`)
 
-// Ping returns nil if the store answers.
-func (b *Bucket) Ping(ctx context.Context) error {
-	ok, err := b.b.IsAccessible(ctx)
-	if err != nil {
-		return b.fault("reach", "", err)
-	}
-	if !ok {
-		return clara.Errorf(clara.Unavailable, "blob store %s can't be reached", b.url)
+// check refuses keys that are not plain relative paths.
+func check(key string) error {
+	if !keyForm.MatchString(key) || path.Clean(key) != key || strings.HasPrefix(key, "..") || strings.HasPrefix(key, tempDir) ||
+		strings.Contains(key, "__0x") || strings.HasSuffix(key, ".attrs") || len(key) > 1000 {
+		return clara.Errorf(clara.Invalid, "blob key %q: must be a relative path of letters, digits and . _ - = + @", key)
 	}
 	return nil
 }
 
-func checkKey(key string) error {
-	if key == "" || len(key) > 512 || key[0] == '/' || key[len(key)-1] == '/' {
-		return clara.Errorf(clara.Invalid, "blob key %q: 1 to 512 bytes, no slash at either end", key)
-	}
-	for _, part := range strings.Split(key, "/") {
-		if part == "" || part[0] == '.' {
-			return clara.Errorf(clara.Invalid, "blob key %q: a part is empty or begins with a dot", key)
-		}
-	}
-	for i := range len(key) {
-		c := key[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("._-/", c) >= 0) {
-			return clara.Errorf(clara.Invalid, "blob key %q: letters, digits and . _ - / only", key)
-		}
-	}
-	return nil
-}
-
-// Put stores what r yields under key and returns its size. A reader that fails leaves what was there before.
+// Put stores what r yields under the key, replacing what was there.
 func (b *Bucket) Put(ctx context.Context, key string, r io.Reader) (int64, error) {
-	if err := checkKey(key); err != nil {
+	if err := check(key); err != nil {
 		return 0, err
 	}
-	// Cancelling the context before Close is how the library drops a half-written blob.
+	if b.folder != nil {
+		t, err := b.folder.temp()
+		if err != nil {
+			return 0, wrap(err, "store blob %s", key)
+		}
+		defer t.discard()
+		n, err := copyContext(ctx, t.file, r)
+		if err == nil {
+			err = b.folder.commit(t, key)
+		}
+		return n, wrap(err, "store blob %s", key)
+	}
+	// Cancelling the writer's context is how a half-written blob is given up.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := b.b.NewWriter(ctx, key, &gcblob.WriterOptions{ContentType: "application/octet-stream"})
+	w, err := b.bucket.NewWriter(ctx, key, &cloud.WriterOptions{DisableContentTypeDetection: true})
 	if err != nil {
-		return 0, b.fault("write", key, err)
+		return 0, wrap(err, "store blob %s", key)
 	}
-	n, err := io.Copy(w, r)
+	n, err := copyContext(ctx, w, r)
 	if err != nil {
 		cancel()
-		_ = w.Close() // reports the cancellation
-		var own *clara.Error
-		if errors.As(err, &own) {
-			return 0, err
-		}
-		return 0, b.fault("write", key, err)
+		_ = w.Close()
+		return n, wrap(err, "store blob %s", key)
 	}
-	if err := w.Close(); err != nil {
-		return 0, b.fault("write", key, err)
-	}
-	if b.dir != "" {
-		if err := b.sync(key); err != nil {
-			return 0, b.fault("sync", key, err)
-		}
-	}
-	return n, nil
+	return n, wrap(w.Close(), "store blob %s", key)
 }
 
-// sync makes a written file and the directories on the way to it durable.
-func (b *Bucket) sync(key string) error {
-	path := filepath.Join(b.dir, filepath.FromSlash(key))
-	for p := path; ; p = filepath.Dir(p) {
-		f, err := os.Open(p)
-		if err != nil {
-			return err
-		}
-		err = f.Sync()
-		f.Close()
-		if err != nil {
-			return err
-		}
-		if p == b.dir {
-			return nil
-		}
-	}
+// PutBytes is Put of bytes in memory.
+func (b *Bucket) PutBytes(ctx context.Context, key string, data []byte) error {
+	_, err := b.Put(ctx, key, bytes.NewReader(data))
+	return err
 }
 
-// PutContent stores what r yields under prefix/SHA-256 and returns key, hash (hex) and size. Content that is
-// already there is not written again. More than limit bytes is Invalid; 0 is no limit.
+// ContentKey is the key of the content with this hash below a prefix.
+func ContentKey(prefix, hash string) string { return prefix + "/" + hash }
+
+// PutContent stores what r yields under its SHA-256 below the prefix, and returns key, hash (hex) and size.
+// Content that is there already is not written again. More than limit bytes is Invalid; 0 is no limit.
 func (b *Bucket) PutContent(ctx context.Context, prefix string, r io.Reader, limit int64) (key, hash string, size int64, err error) {
-	f, err := os.CreateTemp(b.temp, "put-")
-	if err != nil {
-		return "", "", 0, b.fault("write", prefix, err)
+	if err := check(prefix); err != nil {
+		return "", "", 0, err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	h := sha256.New()
 	in := r
 	if limit > 0 {
 		in = io.LimitReader(r, limit+1)
 	}
-	if size, err = io.Copy(io.MultiWriter(f, h), in); err != nil {
-		var own *clara.Error
-		if errors.As(err, &own) || clara.IsContext(err) {
-			return "", "", 0, err
+	sum := sha256.New()
+	in = io.TeeReader(in, sum)
+	if b.folder != nil {
+		t, err := b.folder.temp()
+		if err != nil {
+			return "", "", 0, wrap(err, "store content")
 		}
-		return "", "", 0, b.fault("write", prefix, err)
+		defer t.discard()
+		key, hash, size, err := b.fill(ctx, prefix, t.file, in, sum, limit)
+		if err != nil || b.has(ctx, key, size) {
+			return key, hash, size, err
+		}
+		return key, hash, size, wrap(b.folder.commit(t, key), "store content %s", hash)
+	}
+	// Elsewhere the key must be known before the first byte is sent.
+	t, err := os.CreateTemp("", "clara-content-*")
+	if err != nil {
+		return "", "", 0, wrap(err, "store content")
+	}
+	defer func() { _ = t.Close(); _ = os.Remove(t.Name()) }()
+	key, hash, size, err = b.fill(ctx, prefix, t, in, sum, limit)
+	if err != nil || b.has(ctx, key, size) {
+		return key, hash, size, err
+	}
+	if _, err := t.Seek(0, io.SeekStart); err != nil {
+		return "", "", 0, wrap(err, "store content")
+	}
+	_, err = b.Put(ctx, key, t)
+	return key, hash, size, err
+}
+
+// fill copies content to w and names it.
+func (b *Bucket) fill(ctx context.Context, prefix string, w io.Writer, in io.Reader, sum hash.Hash, limit int64) (key, hash string, size int64, err error) {
+	size, err = copyContext(ctx, w, in)
+	if err != nil {
+		return "", "", 0, wrap(err, "store content")
 	}
 	if limit > 0 && size > limit {
 		return "", "", 0, clara.Errorf(clara.Invalid, "more than %d bytes: the limit for one file", limit)
 	}
-	hash = hex.EncodeToString(h.Sum(nil))
-	key = prefix + "/" + hash
-	if have, err := b.Size(ctx, key); err == nil && have == size {
-		return key, hash, size, nil
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return "", "", 0, b.fault("write", key, err)
-	}
-	if _, err := b.Put(ctx, key, f); err != nil {
-		return "", "", 0, err
-	}
-	return key, hash, size, nil
+	hash = hex.EncodeToString(sum.Sum(nil))
+	return ContentKey(prefix, hash), hash, size, nil
 }
 
-// Get opens a blob for reading.
+func (b *Bucket) has(ctx context.Context, key string, size int64) bool {
+	have, err := b.Size(ctx, key)
+	return err == nil && have == size
+}
+
+// Get opens the blob for reading.
 func (b *Bucket) Get(ctx context.Context, key string) (io.ReadCloser, error) {
-	if err := checkKey(key); err != nil {
+	return b.Range(ctx, key, 0, -1)
+}
+
+// Range opens length bytes of the blob from offset on; length -1 is to the end.
+func (b *Bucket) Range(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if err := check(key); err != nil {
 		return nil, err
 	}
-	r, err := b.b.NewReader(ctx, key, nil)
+	r, err := b.bucket.NewRangeReader(ctx, key, offset, length, nil)
 	if err != nil {
-		return nil, b.fault("read", key, err)
+		return nil, wrap(err, "read blob %s", key)
 	}
 	return r, nil
 }
 
-// ReadAll returns a blob's content. More than limit bytes is Invalid.
+// ReadAll returns a blob's bytes. More than limit bytes is Invalid.
 func (b *Bucket) ReadAll(ctx context.Context, key string, limit int64) ([]byte, error) {
 	r, err := b.Get(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
-		return nil, b.fault("read", key, err)
+		return nil, wrap(err, "read blob %s", key)
 	}
 	if int64(len(data)) > limit {
-		return nil, clara.Errorf(clara.Invalid, "read %s: more than %d bytes", key, limit)
+		return nil, clara.Errorf(clara.Invalid, "blob %s is larger than %d bytes", key, limit)
 	}
 	return data, nil
+}
+
+// Size returns a blob's size in bytes. NotFound.
+func (b *Bucket) Size(ctx context.Context, key string) (int64, error) {
+	if err := check(key); err != nil {
+		return 0, err
+	}
+	a, err := b.bucket.Attributes(ctx, key)
+	if err != nil {
+		return 0, wrap(err, "look at blob %s", key)
+	}
+	return a.Size, nil
+}
+
+// Exists reports whether there is such a blob.
+func (b *Bucket) Exists(ctx context.Context, key string) (bool, error) {
+	_, err := b.Size(ctx, key)
+	if clara.KindOf(err) == clara.NotFound {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // File is a blob with random access.
@@ -252,17 +283,16 @@ func (f *File) Close() error {
 	return err
 }
 
-// OpenFile opens a blob with random access: in place in a folder, a temporary copy else.
+// OpenFile opens a blob with random access: in place in a folder, a temporary copy elsewhere.
 func (b *Bucket) OpenFile(ctx context.Context, key string) (*File, error) {
-	if path, ok := b.Path(key); ok {
-		f, err := os.Open(path)
+	if file, ok := b.Path(key); ok {
+		f, err := os.Open(file)
 		if err != nil {
-			return nil, b.fault("read", key, err)
+			return nil, wrap(err, "read blob %s", key)
 		}
 		info, err := f.Stat()
 		if err != nil {
-			f.Close()
-			return nil, b.fault("read", key, err)
+			return nil, errors.Join(wrap(err, "read blob %s", key), f.Close())
 		}
 		return &File{File: f, Size: info.Size()}, nil
 	}
@@ -270,96 +300,128 @@ func (b *Bucket) OpenFile(ctx context.Context, key string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
-	f, err := os.CreateTemp(b.temp, "get-")
+	defer func() { _ = r.Close() }()
+	f, err := os.CreateTemp("", "clara-blob-*")
 	if err != nil {
-		return nil, b.fault("copy", key, err)
+		return nil, wrap(err, "copy blob %s", key)
 	}
 	out := &File{File: f, temp: true}
-	if out.Size, err = io.Copy(f, r); err == nil {
+	if out.Size, err = copyContext(ctx, f, r); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {
-		return nil, errors.Join(b.fault("copy", key, err), out.Close())
+		return nil, errors.Join(wrap(err, "copy blob %s", key), out.Close())
 	}
 	return out, nil
 }
 
-// Path returns where a blob lies in a folder bucket; false for others and for impossible keys.
-func (b *Bucket) Path(key string) (string, bool) {
-	if b.dir == "" || checkKey(key) != nil {
-		return "", false
-	}
-	return filepath.Join(b.dir, filepath.FromSlash(key)), true
-}
-
-// Size returns a blob's size in bytes.
-func (b *Bucket) Size(ctx context.Context, key string) (int64, error) {
-	if err := checkKey(key); err != nil {
-		return 0, err
-	}
-	a, err := b.b.Attributes(ctx, key)
-	if err != nil {
-		return 0, b.fault("read", key, err)
-	}
-	return a.Size, nil
-}
-
-// Delete removes a blob; one that is not there is no error.
+// Delete removes the blob; one that is not there is no error.
 func (b *Bucket) Delete(ctx context.Context, key string) error {
-	if err := checkKey(key); err != nil {
+	if err := check(key); err != nil {
 		return err
 	}
-	if err := b.b.Delete(ctx, key); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
-		return b.fault("delete", key, err)
+	if b.folder != nil {
+		return wrap(b.folder.remove(key), "delete blob %s", key)
 	}
-	return nil
+	err := b.bucket.Delete(ctx, key)
+	if gcerrors.Code(err) == gcerrors.NotFound {
+		return nil
+	}
+	return wrap(err, "delete blob %s", key)
 }
 
-// Entry is a blob in a listing.
-type Entry struct {
-	Key     string
-	Size    int64
-	ModTime time.Time
-}
-
-// List yields the blobs whose keys begin with prefix, in order of key.
+// List goes through the blobs whose keys begin with prefix, sorted by key. The first error ends it.
 func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		it := b.b.List(&gcblob.ListOptions{Prefix: prefix})
+		it := b.bucket.List(&cloud.ListOptions{Prefix: prefix})
 		for {
 			o, err := it.Next(ctx)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return
 			}
 			if err != nil {
-				yield(Entry{}, b.fault("list", prefix, err))
+				yield(Entry{}, wrap(err, "list blobs %s", prefix))
 				return
 			}
-			if o.IsDir || strings.HasPrefix(o.Key, ".tmp/") {
+			if o.IsDir || strings.HasPrefix(o.Key, tempDir) {
 				continue
 			}
-			if !yield(Entry{o.Key, o.Size, o.ModTime}, nil) {
+			if !yield(Entry{Key: o.Key, Size: o.Size, ModTime: o.ModTime}, nil) {
 				return
 			}
 		}
 	}
 }
 
-// fault gives an error of the store its kind.
-func (b *Bucket) fault(what, key string, err error) error {
-	if clara.IsContext(err) {
-		return fmt.Errorf("%s %s in %s: %w", what, key, b.url, err)
+// Path returns the file that holds the blob, if the bucket is a folder: large blobs can be used in place.
+// It is false for other buckets and for impossible keys.
+func (b *Bucket) Path(key string) (string, bool) {
+	if b.folder == nil || check(key) != nil {
+		return "", false
 	}
-	kind := clara.Unavailable
+	return filepath.Join(b.folder.dir, filepath.FromSlash(key)), true
+}
+
+// Ping reports whether the storage answers.
+func (b *Bucket) Ping(ctx context.Context) error {
+	ok, err := b.bucket.IsAccessible(ctx)
+	if err != nil {
+		return clara.Errorf(clara.Unavailable, "reach blobs at %s: %w", b.url, err)
+	}
+	if !ok {
+		return clara.Errorf(clara.Unavailable, "blobs at %s: no such bucket, or no right to it", b.url)
+	}
+	return nil
+}
+
+// copyContext copies until the end, an error or the end of ctx.
+func copyContext(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
+	return io.CopyBuffer(onlyWriter{w}, contextReader{ctx, r}, make([]byte, 256<<10))
+}
+
+type onlyWriter struct{ io.Writer }
+
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// wrap gives storage errors their kind.
+func wrap(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	what := fmt.Sprintf(format, args...)
+	var domain *clara.Error
 	switch {
-	case gcerrors.Code(err) == gcerrors.NotFound || errors.Is(err, os.ErrNotExist):
-		kind = clara.NotFound
-	case errors.Is(err, syscall.ENOSPC):
+	case errors.As(err, &domain), clara.IsContext(err):
+		return fmt.Errorf("%s: %w", what, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return &clara.Error{Kind: clara.Unavailable, RetryAfter: 10 * time.Second,
-			Err: fmt.Errorf("%s %s in %s: the disk is full: %w; free some space, the work goes on by itself", what, key, b.url, err)}
+			Err: fmt.Errorf("%s: the disk is full: %w; free some space, the work goes on by itself", what, err)}
+	case errors.Is(err, os.ErrNotExist):
+		return clara.Errorf(clara.NotFound, "%s: no such blob", what)
 	case errors.Is(err, os.ErrPermission):
-		kind = clara.State
+		return clara.Errorf(clara.Unavailable, "%s: %w", what, err)
 	}
-	return clara.Errorf(kind, "%s %s in %s: %w", what, key, b.url, err)
+	switch gcerrors.Code(err) {
+	case gcerrors.NotFound:
+		return clara.Errorf(clara.NotFound, "%s: no such blob", what)
+	case gcerrors.InvalidArgument:
+		return clara.Errorf(clara.Invalid, "%s: %w", what, err)
+	case gcerrors.PermissionDenied, gcerrors.ResourceExhausted:
+		return clara.Errorf(clara.Unavailable, "%s: %w", what, err)
+	case gcerrors.Canceled:
+		return fmt.Errorf("%s: %w", what, context.Canceled)
+	case gcerrors.DeadlineExceeded:
+		return fmt.Errorf("%s: %w", what, context.DeadlineExceeded)
+	}
+	return clara.Errorf(clara.Internal, "%s: %w", what, err)
 }
