@@ -386,8 +386,10 @@ func (s *scheduler) decodeAll() bool {
 		}
 		s.measure(&s.answerRate, len(list), took)
 		V := s.model.arch.Vocab
-		for i, r := range list {
+		for _, r := range list { // before any leaves: who leaves moves another's cache
 			r.cached++
+		}
+		for i, r := range list {
 			s.take(r, logits[i*V:(i+1)*V])
 		}
 	}
