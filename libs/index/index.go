@@ -3,6 +3,7 @@ package index
 import (
 	"context"
 	"iter"
+	"math"
 	"slices"
 	"sync"
 
@@ -149,7 +150,9 @@ func (x *Index) memory(id string, p *qdrant.RetrievedPoint) (clara.Memory, error
 			return clara.Memory{}, clara.Errorf(clara.Corrupt, "index %s: point %s: vector %s has %d of %d values", x.name, id, name, len(part), size)
 		}
 		for _, v := range part[:min(size, s.Values()-len(m.Data))] {
-			m.Data = append(m.Data, float32(float64(v)*scale))
+			// Rounding may have brought the largest float32 just above itself.
+			f := min(max(float64(v)*scale, -math.MaxFloat32), math.MaxFloat32)
+			m.Data = append(m.Data, float32(f))
 		}
 	}
 	return m, m.Check()

@@ -2,6 +2,8 @@ package index_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -52,6 +54,29 @@ func TestOverTCP(t *testing.T) {
 	_, err := index.Open(ctx, index.Options{Addr: l.Addr().String(), APIKey: "wrong"})
 	assert.Equal(t, clara.State, clara.KindOf(err))
 	assert.ErrorContains(t, err, "API key")
+	cancel()
+	require.NoError(t, <-ended)
+}
+
+func TestTLS(t *testing.T) {
+	web := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
+	defer web.Close()
+	trusted := x509.NewCertPool()
+	trusted.AddCert(web.Certificate())
+	client := &tls.Config{RootCAs: trusted, ServerName: "example.com", MinVersion: tls.VersionTLS12}
+
+	s, l := serve(t), listen(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.Serve(ctx, l, embedded.ServeOptions{TLS: &tls.Config{Certificates: web.TLS.Certificates, MinVersion: tls.VersionTLS12}})
+	}()
+	c := open(t, index.Options{Addr: l.Addr().String(), TLS: client})
+	require.NoError(t, c.Health(ctx))
+	_, err := index.Open(ctx, index.Options{Addr: l.Addr().String(), TLS: &tls.Config{MinVersion: tls.VersionTLS12}})
+	assert.Equal(t, clara.Unavailable, clara.KindOf(err), "an unknown certificate: %v", err)
+	_, err = index.Open(ctx, index.Options{Addr: web.Listener.Addr().String(), TLS: client})
+	assert.Equal(t, clara.Invalid, clara.KindOf(err), "HTTP over TLS: %v", err)
 	cancel()
 	require.NoError(t, <-ended)
 }

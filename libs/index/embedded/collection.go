@@ -355,10 +355,12 @@ func (c *collection) copyInto(next, old *state) error {
 		for i, r := range next.rows {
 			from := old.rows[i].view()
 			data := make([]byte, 0, len(slots)*r.stride)
-			for _, slot := range slots {
-				data = append(data, from.bytes(slot)...)
-			}
-			if err := errors.Join(r.grow(first+len(slots)), r.write(first, data), r.sync()); err != nil {
+			read := guard(func() {
+				for _, slot := range slots {
+					data = append(data, from.bytes(slot)...)
+				}
+			})
+			if err := errors.Join(read, r.grow(first+len(slots)), r.write(first, data), r.sync()); err != nil {
 				return err
 			}
 		}
@@ -464,16 +466,21 @@ func (c *collection) point(s *state, slot int, payload payloadSelector, vectors 
 	}
 	named := map[string]*qdrant.VectorOutput{}
 	check := uint32(0)
-	for i, v := range views {
-		if has>>i&1 == 0 {
-			continue
+	err := guard(func() {
+		for i, v := range views {
+			if has>>i&1 == 0 {
+				continue
+			}
+			check = addChecksum(check, v.bytes(slot))
+			if vectors.wants(s.dense[i].name) {
+				data := make([]float32, v.dims)
+				half.Decode(data, v.halves(slot))
+				named[s.dense[i].name] = &qdrant.VectorOutput{Vector: &qdrant.VectorOutput_Dense{Dense: &qdrant.DenseVector{Data: data}}}
+			}
 		}
-		check = addChecksum(check, v.bytes(slot))
-		if vectors.wants(s.dense[i].name) {
-			data := make([]float32, v.dims)
-			half.Decode(data, v.halves(slot))
-			named[s.dense[i].name] = &qdrant.VectorOutput{Vector: &qdrant.VectorOutput_Dense{Dense: &qdrant.DenseVector{Data: data}}}
-		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	if check != sum {
 		return nil, clara.Errorf(clara.Corrupt, "%s: row %d does not match its checksum", s.rows[0].path, slot)

@@ -195,6 +195,23 @@ func TestDamagedRows(t *testing.T) {
 	assert.Equal(t, clara.Corrupt, clara.KindOf(err), "%v", err)
 }
 
+// A file that is cut short, or a disk that fails, under a running server ends calls, not the process.
+func TestLostPages(t *testing.T) {
+	dir := makeData(t, func(*index.Index) {})
+	with(t, dir, nil, func(c *index.Client) {
+		x, err := c.Index(t.Context(), "a")
+		require.NoError(t, err)
+		stored, err := x.Passages(t.Context(), "handbook", "kept")
+		require.NoError(t, err)
+		require.NoError(t, os.Truncate(filepath.Join(dir, "c000001", "v0.000001"), 0))
+		_, err = x.SearchMemory(t.Context(), point(rand.New(rand.NewPCG(1, 1)), "", 0).Memory, 1, index.Filter{})
+		assert.Equal(t, clara.Corrupt, clara.KindOf(err), "%v", err)
+		_, err = x.Memories(t.Context(), []string{stored[0].PointID})
+		assert.Equal(t, clara.Corrupt, clara.KindOf(err), "%v", err)
+		assert.Equal(t, 3, count(t, c, index.Filter{}))
+	})
+}
+
 func TestLock(t *testing.T) {
 	dir := t.TempDir()
 	s, err := embedded.Open(embedded.Options{Dir: dir})

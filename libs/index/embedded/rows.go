@@ -3,6 +3,7 @@ package embedded
 import (
 	"errors"
 	"os"
+	"runtime/debug"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -123,4 +124,22 @@ func (v rowView) bytes(slot int) []byte {
 func (v rowView) halves(slot int) []uint16 {
 	b := v.bytes(slot)
 	return unsafe.Slice((*uint16)(unsafe.Pointer(&b[0])), v.dims)
+}
+
+// guard runs f, which reads mapped files, and turns a page that the disk does
+// not give into a Corrupt error: without it the process would end.
+func guard(f func()) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		r := recover()
+		fault, ok := r.(interface{ Addr() uintptr })
+		switch {
+		case ok:
+			err = clara.Errorf(clara.Corrupt, "read mapped vectors at address %#x: the disk failed, or a file was cut short", fault.Addr())
+		case r != nil:
+			panic(r)
+		}
+	}()
+	f()
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"errors"
 	"runtime"
 	"slices"
 	"sync"
@@ -56,24 +57,25 @@ func scan(ctx context.Context, v rowView, q []float32, slots []uint32, limit int
 	block := max(1, blockBytes/v.stride)
 	blocks := (len(slots) + block - 1) / block
 	workers := max(1, min(runtime.GOMAXPROCS(0), blocks))
-	tops := make([]topHits, workers)
+	tops, faults := make([]topHits, workers), make([]error, workers)
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				b := int(next.Add(1) - 1)
-				if b >= blocks {
-					return
-				}
-				for _, slot := range slots[b*block : min((b+1)*block, len(slots))] {
-					tops[w].offer(hit{slot, half.Dot(q, v.halves(int(slot)))}, limit)
-				}
+	work := func(top *topHits) {
+		for ctx.Err() == nil {
+			b := int(next.Add(1) - 1)
+			if b >= blocks {
+				return
 			}
-		})
+			for _, slot := range slots[b*block : min((b+1)*block, len(slots))] {
+				top.offer(hit{slot, half.Dot(q, v.halves(int(slot)))}, limit)
+			}
+		}
+	}
+	for w := range workers {
+		wg.Go(func() { faults[w] = guard(func() { work(&tops[w]) }) })
 	}
 	wg.Wait()
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(append(faults, ctx.Err())...); err != nil {
 		return nil, err
 	}
 	return best(slices.Concat(tops...), limit), nil
