@@ -546,9 +546,10 @@ func (v *verifier) topK() {
 			for _, want := range k.Grad[b] {
 				norm += want * want
 			}
-			norm = max(math.Sqrt(norm), 1e-30)
+			// The reference's softmax is float32: 6e-8 on each probability, times R / tau, whatever the gradient's norm.
+			unit := math.Sqrt(norm) + 2e-7/k.Tau/v.limit("gradient tensors", 1e-4)
 			for i, g := range r.Gradient(R) {
-				grad.add(k.Grad[b][i]/norm, g/norm)
+				grad.add(k.Grad[b][i]/unit, g/unit)
 			}
 		}
 	}
