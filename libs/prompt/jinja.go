@@ -292,6 +292,12 @@ func brackets(s string) string {
 				out.WriteByte(c)
 				continue
 			}
+			if n, ok := fromEnd(s, i, end); ok {
+				// The library finds no [-n] in a list of n: count from the other end.
+				out.WriteString("[::-1][" + strconv.Itoa(n-1) + "]")
+				i = end
+				continue
+			}
 			out.WriteByte(c)
 			out.WriteString(elements(brackets(s[i+1 : end])))
 			out.WriteByte(s[end])
@@ -301,6 +307,21 @@ func brackets(s string) string {
 		}
 	}
 	return out.String()
+}
+
+// fromEnd reports whether s[i:end+1] is an index [-n] of what stands before it.
+func fromEnd(s string, i, end int) (n int, ok bool) {
+	before := strings.TrimRight(s[:i], " \t\n")
+	if s[i] != '[' || before == "" || strings.ContainsAny(before[len(before)-1:], "(,=:+-*/%|~<>[{") {
+		return 0, false
+	}
+	for _, word := range []string{"in", "or", "and", "not", "if", "else", "is"} {
+		if at := words(before, word); len(at) > 0 && at[len(at)-1]+len(word) == len(before) {
+			return 0, false
+		}
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(s[i+1 : end]))
+	return -n, err == nil && n < 0
 }
 
 // bracketEnd returns the index of the bracket that closes the one at s[i], -1 if none does.

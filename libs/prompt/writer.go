@@ -290,7 +290,7 @@ func (w *Writer) train(name string, messages []Message, target []Part, k, maxLen
 
 // trainRendered tokenizes the conversation with its answer; the length of the prompt is that of the prompt alone.
 func (w *Writer) trainRendered(name string, messages []Message, target []Part, k, maxLen int) (Encoded, Rendered, error) {
-	prompt, err := w.prompt(name, messages, k, 0)
+	asked, err := w.tmpl.Render(messages, w.vars(true), w.tok)
 	if err != nil {
 		return Encoded{}, Rendered{}, err
 	}
@@ -298,11 +298,12 @@ func (w *Writer) trainRendered(name string, messages []Message, target []Part, k
 	if err != nil {
 		return Encoded{}, Rendered{}, err
 	}
+	r = answered(asked, r)
 	e := Encoded{IDs: w.tok.EncodeMixed(r.Text, r.Breaks)}
 	if e.Slots, err = w.find(name, e.IDs, k); err != nil {
 		return Encoded{}, Rendered{}, err
 	}
-	e.PromptLen = min(prompt.PromptLen, len(e.IDs))
+	e.PromptLen = min(len(w.tok.EncodeMixed(asked.Text, asked.Breaks)), len(e.IDs))
 	if err := w.cut(name, &e, maxLen); err != nil {
 		return Encoded{}, Rendered{}, err
 	}
@@ -312,6 +313,31 @@ func (w *Writer) trainRendered(name string, messages []Message, target []Part, k
 	}
 	e.Targets = countTargets(e.Labels)
 	return e, r, nil
+}
+
+// answered returns the whole conversation. Some templates write a prompt otherwise once an answer follows (Mistral
+// v0.3 gives the system text only to the last message): then it is the prompt as it will be asked, and from the
+// whole conversation what comes after it.
+func answered(asked, whole Rendered) Rendered {
+	if strings.HasPrefix(whole.Text, asked.Text) {
+		return whole
+	}
+	const least, most = 6, 400 // bytes of the prompt's end that say where it is
+	for n := min(len(asked.Text), most); n >= least; n-- {
+		k := strings.LastIndex(whole.Text, asked.Text[len(asked.Text)-n:])
+		if k < 0 {
+			continue
+		}
+		k += n
+		out := Rendered{Text: asked.Text + whole.Text[k:], Breaks: slices.Clone(asked.Breaks)}
+		for _, b := range whole.Breaks {
+			if b >= k {
+				out.Breaks = append(out.Breaks, b-k+len(asked.Text))
+			}
+		}
+		return out
+	}
+	return whole
 }
 
 func countTargets(labels []int32) int {
