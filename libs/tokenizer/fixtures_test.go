@@ -26,8 +26,10 @@ type fixtureCase struct {
 	decoded, skipped string
 }
 
-func fixtures(t testing.TB) []fixture {
-	files, err := filepath.Glob(filepath.Join("testdata", "*.json"))
+func fixtures(t testing.TB) []fixture { return fixturesOf(t, "*") }
+
+func fixturesOf(t testing.TB, name string) []fixture {
+	files, err := filepath.Glob(filepath.Join("testdata", name+".json"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	var out []fixture

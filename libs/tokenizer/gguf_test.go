@@ -73,13 +73,8 @@ func TestFromVocabEqualsTheOriginal(t *testing.T) {
 			require.NoError(t, err)
 			want := one(t, c.fixture)
 			assert.Equal(t, want.Len(), tok.Len())
-			for _, f := range fixtures(t) {
-				if f.name != c.fixture {
-					continue
-				}
-				for _, x := range f.cases {
-					assert.Equal(t, want.Encode(x.text), tok.Encode(x.text), "%q", x.text)
-				}
+			for _, x := range fixturesOf(t, c.fixture)[0].cases {
+				assert.Equal(t, want.Encode(x.text), tok.Encode(x.text), "%q", x.text)
 			}
 			assert.Len(t, tok.EncodeTrusted("<s></s>"), 2)
 			assert.True(t, special["<s>"] && tok.IsSpecial(tok.ID("<s>")))
