@@ -211,3 +211,25 @@ func allDigits(s string) bool {
 	}
 	return true
 }
+
+// dropLogos removes the marks of pictures that come again on most pages.
+func (rd *reading) dropLogos() {
+	for _, p := range rd.layouts {
+		if p == nil {
+			continue
+		}
+		for c := range p.columns {
+			col := &p.columns[c]
+			kept := col.items[:0]
+			for _, it := range col.items {
+				if it.picture != nil && it.picture.mark != "" {
+					if n := rd.shown[it.picture.sum]; n >= 4 && n*3 >= len(rd.layouts) {
+						continue
+					}
+				}
+				kept = append(kept, it)
+			}
+			col.items = kept
+		}
+	}
+}

@@ -2,6 +2,7 @@ package pdf
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -61,7 +62,8 @@ func (r *Reader) Read(ctx context.Context, f io.ReaderAt, size int64, opts doc.O
 	if size > opts.Limits.MaxBytes || size >= 1<<32 {
 		return nil, clara.Errorf(clara.Invalid, "open pdf: the file has %d bytes, the limit is %d", size, min(opts.Limits.MaxBytes, 1<<32-1))
 	}
-	rd := &reading{Reader: r, file: f, size: size, opts: opts, out: &doc.Document{Format: doc.PDF}}
+	rd := &reading{Reader: r, file: f, size: size, opts: opts, out: &doc.Document{Format: doc.PDF},
+		refs: map[[sha256.Size]byte]string{}, shown: map[[sha256.Size]byte]int{}}
 	return rd.run(ctx)
 }
 
@@ -75,8 +77,10 @@ type reading struct {
 
 	outline map[string]int
 	layouts []*layout
-	// stored counts the pictures that the sink took.
-	stored int
+	// refs and shown say of each stored picture where it is and how often it comes.
+	refs  map[[sha256.Size]byte]string
+	shown map[[sha256.Size]byte]int
+	full  bool // no more pictures are taken
 }
 
 // task is one page on its way through a worker.
@@ -224,6 +228,7 @@ func (rd *reading) take(ctx context.Context, t *task) {
 // write makes the Markdown of all pages.
 func (rd *reading) write() {
 	dropFurniture(rd.layouts)
+	rd.dropLogos()
 	pages := make([][]block, len(rd.layouts))
 	for i, l := range rd.layouts {
 		if l != nil {
@@ -355,7 +360,7 @@ func (w *worker) read(index int) (l *layout, images []imageData, err error) {
 		s := w.pages.read(page, index+1)
 		if in.err == nil {
 			l = arrange(s)
-			images = w.pages.finish(ctx, w.reading, page, s, l)
+			l, images = w.pages.finish(ctx, w.reading, page, s, l)
 			in.call(fnClosePage, page)
 		}
 	}

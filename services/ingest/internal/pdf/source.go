@@ -73,6 +73,7 @@ type picture struct {
 	box  box
 	name string
 	mark string // set when the sink took it
+	sum  [32]byte
 	alt  string
 	mcid int
 }

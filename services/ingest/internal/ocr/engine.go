@@ -1,0 +1,196 @@
+package ocr
+
+import (
+	"context"
+	"image"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/infer/ort"
+)
+
+// The model files of a folder, as the package that ships them names them.
+const (
+	detFile = "*det*.onnx"
+	recFile = "*rec*.onnx"
+	clsFile = "*cls*.onnx"
+)
+
+// Line is one line of text found in a picture.
+type Line struct {
+	Text string
+	// Corners are the line's corners, clockwise from where its text begins at the top.
+	Corners [4]Point
+	// Score is the mean probability of its characters, 0 to 1.
+	Score float64
+}
+
+// Point is a place in a picture, in pixels.
+type Point struct{ X, Y float64 }
+
+// Config is how an Engine works.
+type Config struct {
+	// Dir holds the models; empty is rapidocr-3.10.0 in the project's cache
+	// ($CLARA_CACHE, else the user's cache folder).
+	Dir string
+	// Threads of one run, 0 for one a core.
+	Threads int
+	// MinScore drops lines read with less certainty; 0 is 0.5.
+	MinScore float64
+}
+
+// Engine reads text in pictures. It is safe for concurrent use; runs wait for
+// each other, since one run uses all its threads.
+type Engine struct {
+	cfg Config
+
+	once          sync.Once
+	err           error
+	mu            sync.Mutex
+	det, rec, cls *ort.Session
+	charset       []string
+}
+
+// New makes an engine; models are loaded at the first use.
+func New(cfg Config) *Engine {
+	if cfg.Dir == "" {
+		cfg.Dir = defaultDir()
+	}
+	if cfg.MinScore == 0 {
+		cfg.MinScore = 0.5
+	}
+	if cfg.Threads == 0 {
+		cfg.Threads = runtime.NumCPU()
+	}
+	return &Engine{cfg: cfg}
+}
+
+func defaultDir() string {
+	cache := os.Getenv("CLARA_CACHE")
+	if cache == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return ""
+		}
+		cache = filepath.Join(base, "clara")
+	}
+	return filepath.Join(cache, "rapidocr-3.10.0")
+}
+
+// Ready loads the models. It returns a State error that says what to install
+// if a part is missing.
+func (e *Engine) Ready() error {
+	e.once.Do(func() { e.err = e.load() })
+	return e.err
+}
+
+func (e *Engine) load() error {
+	open := func(pattern string) (*ort.Session, error) {
+		files, err := filepath.Glob(filepath.Join(e.cfg.Dir, pattern))
+		if err != nil || len(files) == 0 {
+			return nil, clara.Errorf(clara.State, "load OCR: no %s in %s; run `scripts/deps.sh ocr`", pattern, e.cfg.Dir)
+		}
+		return ort.Open(files[0], ort.Options{Threads: e.cfg.Threads, Provider: ort.CPU})
+	}
+	var err error
+	if e.det, err = open(detFile); err != nil {
+		return err
+	}
+	if e.rec, err = open(recFile); err != nil {
+		return err
+	}
+	if e.cls, err = open(clsFile); err != nil {
+		return err
+	}
+	chars, ok, err := e.rec.Metadata("character")
+	if err != nil {
+		return clara.Errorf(clara.Corrupt, "load OCR: %w", err)
+	}
+	if !ok {
+		return clara.Errorf(clara.Corrupt, "load OCR: the recognition model in %s lists no characters", e.cfg.Dir)
+	}
+	// Class 0 is the blank of CTC, the last one the space.
+	e.charset = append([]string{""}, strings.Split(strings.TrimRight(chars, "\n"), "\n")...)
+	e.charset = append(e.charset, " ")
+	return nil
+}
+
+// Close frees the models. No run may be under way.
+func (e *Engine) Close() error {
+	e.once.Do(func() { e.err = clara.Errorf(clara.State, "ocr engine is closed") })
+	for _, s := range []*ort.Session{e.det, e.rec, e.cls} {
+		if s != nil {
+			_ = s.Close()
+		}
+	}
+	return nil
+}
+
+// Recognize returns the lines of text of a picture, from top to bottom. It
+// returns a State error if the models or ONNX Runtime are not installed, and
+// the context's error if that ends between two steps.
+func (e *Engine) Recognize(ctx context.Context, img image.Image) ([]Line, error) {
+	if err := e.Ready(); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := newPixmap(img)
+	if p.w < 4 || p.h < 4 {
+		return nil, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	quads, err := e.detect(p)
+	if err != nil || len(quads) == 0 {
+		return nil, err
+	}
+	back := func(q Point) Point { return q }
+	if lying(quads) {
+		// The page lies on its side: turn it, and the corners back at the end.
+		w := float64(p.w)
+		p = p.turned()
+		back = func(q Point) Point { return Point{w - q.Y, q.X} }
+		if quads, err = e.detect(p); err != nil {
+			return nil, err
+		}
+	}
+	down, err := e.upsideDown(p, quads)
+	if err != nil {
+		return nil, err
+	}
+	if down {
+		w, h := float64(p.w), float64(p.h)
+		p = p.turned().turned()
+		before := back
+		back = func(q Point) Point { return before(Point{w - q.X, h - q.Y}) }
+		if quads, err = e.detect(p); err != nil {
+			return nil, err
+		}
+	}
+	lines, err := e.read(ctx, p, quads)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(lines, func(a, b Line) int {
+		if a.Corners[0].Y < b.Corners[0].Y {
+			return -1
+		}
+		if a.Corners[0].Y > b.Corners[0].Y {
+			return 1
+		}
+		return 0
+	})
+	for i := range lines {
+		for k, c := range lines[i].Corners {
+			lines[i].Corners[k] = back(c)
+		}
+	}
+	return lines, nil
+}
