@@ -1,0 +1,100 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"sync"
+	"unicode"
+
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/index"
+	"github.com/clara-suite/clara/libs/modelpkg"
+	"github.com/clara-suite/clara/services/ingest/internal/split"
+)
+
+// textLimit is the limit of a passage, in tokens, where the model has no encoder (design: architecture, "In").
+const textLimit = 256
+
+// Cutting is how documents are cut for a model package.
+type Cutting struct {
+	Limit  int
+	Memory bool   // the package has an encoder
+	key    string // tokenizer, limit and splitter: what makes one passage set equal another
+	model  string // encoder hash
+	count  func(string) int
+}
+
+// Index names the physical index of a collection, told apart from earlier ones of its name by uid.
+func (c Cutting) Index(collection, uid string) string {
+	sum := sha256.Sum256([]byte(uid + "\x00" + c.model + "\x00" + c.key))
+	return index.Name(collection, hex.EncodeToString(sum[:6]), c.Memory)
+}
+
+// Models knows how to cut for each model package.
+type Models struct {
+	// Dir returns the folder of a package and the hash of its manifest.
+	Dir func(ctx context.Context, name string) (dir, id string, err error)
+
+	mu   sync.Mutex
+	open map[string]Cutting // by id of the manifest
+}
+
+// Cutting returns how to cut for the package, models/{name}; "" is no package: lengths are then estimated.
+func (m *Models) Cutting(ctx context.Context, model string) (Cutting, error) {
+	if model == "" {
+		return Cutting{Limit: textLimit, key: fmt.Sprintf("estimate/%d/%s", textLimit, split.Version), count: estimate}, nil
+	}
+	dir, id, err := m.Dir(ctx, strings.TrimPrefix(model, "models/"))
+	if err != nil {
+		return Cutting{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c, ok := m.open[id]; ok {
+		return c, nil
+	}
+	p, err := modelpkg.Open(dir)
+	if err != nil {
+		return Cutting{}, err
+	}
+	// The tokenizer outlives the package: only its weights are closed.
+	defer p.Close()
+	c := Cutting{Limit: textLimit, Memory: p.Manifest.HasAdapters(), count: p.Tokenizer.Count}
+	if c.Memory {
+		c.Limit, c.model = p.Manifest.DocMaxLength, p.Manifest.Hashes.Encoder
+		prompts := p.Prompts
+		c.count = prompts.EncoderPositions
+	}
+	if c.Limit < split.MinTokens {
+		return Cutting{}, clara.Errorf(clara.Unsupported, "model %s takes documents of %d tokens: passages need %d at least", model, c.Limit, split.MinTokens)
+	}
+	c.key = fmt.Sprintf("%s/%d/%s", p.Manifest.Hashes.Tokenizer, c.Limit, split.Version)
+	if m.open == nil {
+		m.open = map[string]Cutting{}
+	}
+	m.open[id] = c
+	return c, nil
+}
+
+// estimate counts tokens where there is no tokenizer, rather too many than too few: one for each letter that is
+// a word by itself, one for every three bytes of other words.
+func estimate(text string) int {
+	n, run := 0, 0
+	flush := func() { n, run = n+(run+2)/3, 0 }
+	for _, r := range text {
+		switch {
+		case unicode.IsSpace(r):
+			flush()
+		case r > 0x2E80:
+			flush()
+			n++
+		default:
+			run += len(string(r))
+		}
+	}
+	flush()
+	return n
+}

@@ -1,0 +1,634 @@
+// Package pipeline takes files from their arrival to passage sets, and documents
+// from one model to the next. It is the event handlers of ingest: each reads the
+// records, does its part, stores state first and lets the record publish what it
+// owes. Every handler may see an event twice, or late.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/clara-suite/clara/libs/blob"
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/events"
+	eventv1 "github.com/clara-suite/clara/proto/gen/clara/event/v1"
+	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
+	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
+	"github.com/clara-suite/clara/services/ingest/internal/catalog"
+	"github.com/clara-suite/clara/services/ingest/internal/doc"
+	"github.com/clara-suite/clara/services/ingest/internal/extract"
+	"github.com/clara-suite/clara/services/ingest/internal/source"
+)
+
+// Jobs is what the pipeline tells of its progress.
+type Jobs interface {
+	// Item stores the state of a document in its job. A job that is gone is no error.
+	Item(ctx context.Context, job string, item *jobv1.Item) error
+	// Progress tells how far a document is, without storing it each time.
+	Progress(job string, item *jobv1.Item)
+	// Cancelled reports whether somebody asked the job to stop.
+	Cancelled(ctx context.Context, job string) (bool, error)
+	// End ends a job that has no items.
+	End(ctx context.Context, job string, state jobv1.Job_State, detail string) error
+}
+
+// Pipeline is the handlers. Safe for concurrent use.
+type Pipeline struct {
+	Log       *slog.Logger
+	Catalog   *catalog.Catalog
+	Files     *blob.Bucket
+	Extractor *extract.Extractor
+	Models    *Models
+	Roots     source.Roots
+	Jobs      Jobs
+	// Collection returns a live collection, making it with defaults if it is not there.
+	Collection func(ctx context.Context, id string) (*ingestv1.Collection, error)
+	Limits     doc.Limits
+	OCR        doc.OCRMode
+}
+
+// Accept records a file whose bytes are stored and lets the record publish the request to read it. A file that
+// is there already, unchanged and searchable, is left as it is. reread asks for reading it anew all the same.
+func (p *Pipeline) Accept(ctx context.Context, f File, reread bool) (*ingestv1.Document, error) {
+	item := &jobv1.Item{Name: f.Document, Label: f.Name, State: jobv1.Job_STATE_PENDING, Stage: "waiting"}
+	unchanged := false
+	d, err := p.Catalog.PutDocument(ctx, f.Document, func(d *ingestv1.Document) error {
+		unchanged = false
+		ready := d.State == ingestv1.Document_STATE_READY || d.State == ingestv1.Document_STATE_PARTIAL
+		if ready && d.ContentHash == f.Hash && !reread {
+			unchanged = true
+			return events.Unchanged
+		}
+		d.File, d.Uri, d.ContentHash, d.SizeBytes = f.Name, f.URI, f.Hash, f.Size
+		p.request(d, f.Job, f.Password)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if unchanged {
+		item.State, item.Stage = itemState(d.State), "unchanged"
+		item.Progress = &jobv1.Progress{Done: int64(d.PassageCount), Total: int64(d.PassageCount), Unit: "passages"}
+	}
+	return d, p.Jobs.Item(ctx, f.Job, item)
+}
+
+// File is a file that has arrived.
+type File struct {
+	Document string // resource name
+	Name     string // as the user calls it
+	URI      string // where it lies for the user
+	Hash     string // of its bytes, which are stored under it
+	Size     int64
+	Job      string
+	Password string
+}
+
+// request puts a document at the start of the pipeline, in a new revision.
+func (p *Pipeline) request(d *ingestv1.Document, job, password string) {
+	collection, document, _ := catalog.ParseDocument(d.Name) // names of records are well formed
+	d.Revision = catalog.NextRevision(d.Revision)
+	d.State, d.Error, d.Problems, d.Job = ingestv1.Document_STATE_RECEIVED, "", nil, job
+	// Placements stay: their points answer until those of the new revision are there.
+	d.Owed = nil
+	catalog.Owe(d, &eventv1.IngestRequested{
+		Collection: collection, Document: document, Uri: "blob:" + d.ContentHash, File: d.File, Job: job, Password: password, Revision: d.Revision,
+	})
+}
+
+// Again puts a stored document at the start of the pipeline once more.
+func (p *Pipeline) Again(ctx context.Context, name, job, password string) (*ingestv1.Document, error) {
+	d, err := p.Catalog.PutDocument(ctx, name, func(d *ingestv1.Document) error {
+		if d.Revision == 0 || d.State == ingestv1.Document_STATE_DELETED {
+			return clara.Errorf(clara.NotFound, "no document %s", name)
+		}
+		p.request(d, job, password)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	// What was read before is not trusted: the reason for reading again may be that it was wrong.
+	if err := p.Files.Delete(ctx, extractKey(d.ContentHash)); err != nil {
+		return nil, err
+	}
+	return d, p.Jobs.Item(ctx, job, &jobv1.Item{Name: name, Label: d.File, State: jobv1.Job_STATE_PENDING, Stage: "waiting"})
+}
+
+// Handle takes in a file: reads it, cuts it, and asks for it to be indexed.
+func (p *Pipeline) Handle(ctx context.Context, e *eventv1.IngestRequested) error {
+	if !strings.HasPrefix(e.Uri, "blob:") {
+		return p.fetch(ctx, e)
+	}
+	name := catalog.DocumentName(e.Collection, e.Document)
+	if _, _, err := catalog.ParseDocument(name); err != nil {
+		return err
+	}
+	d, ok, err := p.Catalog.ModifyDocument(ctx, name, e.Revision, func(d *ingestv1.Document) error {
+		if d.State != ingestv1.Document_STATE_RECEIVED && d.State != ingestv1.Document_STATE_EXTRACTING {
+			return events.Unchanged
+		}
+		d.State = ingestv1.Document_STATE_EXTRACTING
+		return nil
+	})
+	if err != nil || !ok || d.State != ingestv1.Document_STATE_EXTRACTING {
+		return err // late or repeated: a newer revision or a later step has it
+	}
+	if stop, err := p.cancelled(ctx, d); stop || err != nil {
+		return err
+	}
+	extracted, err := p.read(ctx, d, e.Password)
+	if err != nil {
+		return p.fault(ctx, name, e.Revision, err)
+	}
+	return p.place(ctx, d, extracted)
+}
+
+// Parked ends a document whose event was given up.
+func (p *Pipeline) Parked(ctx context.Context, e *eventv1.IngestRequested, reason error) error {
+	if !strings.HasPrefix(e.Uri, "blob:") {
+		return p.Jobs.Item(ctx, e.Job, &jobv1.Item{Name: e.Uri, Label: label(e), State: jobv1.Job_STATE_FAILED, Error: reason.Error()})
+	}
+	return p.Fail(ctx, catalog.DocumentName(e.Collection, e.Document), e.Revision, reason.Error())
+}
+
+func label(e *eventv1.IngestRequested) string {
+	if e.File != "" {
+		return e.File
+	}
+	return path.Base(e.Uri)
+}
+
+// fetch copies a file that an event names into the store and accepts it.
+func (p *Pipeline) fetch(ctx context.Context, e *eventv1.IngestRequested) error {
+	if err := catalog.CheckCollection(e.Collection); err != nil {
+		return err
+	}
+	f, err := p.Roots.Open(e.Uri)
+	if err != nil {
+		if clara.KindOf(err) == clara.NotFound || clara.KindOf(err) == clara.Denied {
+			// Gone or forbidden stays so: say it where people look, and keep the event for a replay.
+			return clara.Errorf(clara.Invalid, "%w", err)
+		}
+		return err
+	}
+	defer f.Close()
+	if _, err := p.Collection(ctx, e.Collection); err != nil {
+		return err
+	}
+	_, hash, size, err := p.Files.PutContent(ctx, "files", f, p.Limits.WithDefaults().MaxBytes)
+	if err != nil {
+		return err
+	}
+	document := e.Document
+	if document == "" {
+		document = catalog.DocumentID(e.Collection, e.Uri)
+	}
+	_, err = p.Accept(ctx, File{
+		Document: catalog.DocumentName(e.Collection, document), Name: label(e), URI: e.Uri, Hash: hash, Size: size, Job: e.Job, Password: e.Password,
+	}, false)
+	return err
+}
+
+// cancelled ends a document whose job somebody stopped.
+func (p *Pipeline) cancelled(ctx context.Context, d *ingestv1.Document) (bool, error) {
+	stop, err := p.Jobs.Cancelled(ctx, d.Job)
+	if err != nil || !stop {
+		return false, err
+	}
+	_, ok, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
+		d.State, d.Error = ingestv1.Document_STATE_CANCELLED, "cancelled before it was indexed"
+		return nil
+	})
+	if err != nil || !ok {
+		return true, err
+	}
+	return true, p.Jobs.Item(ctx, d.Job, &jobv1.Item{Name: d.Name, Label: d.File, State: jobv1.Job_STATE_CANCELLED, Error: "cancelled"})
+}
+
+// read returns the document's text, reading the file unless that was done before.
+func (p *Pipeline) read(ctx context.Context, d *ingestv1.Document, password string) (*doc.Document, error) {
+	key := extractKey(d.ContentHash)
+	out, err := LoadExtract(ctx, p.Files, key)
+	if kind := clara.KindOf(err); err == nil || kind != clara.NotFound && kind != clara.Corrupt {
+		return out, err
+	}
+	f, err := p.Files.OpenFile(ctx, "files/"+d.ContentHash)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	job, item := d.Job, &jobv1.Item{Name: d.Name, Label: d.File, State: jobv1.Job_STATE_RUNNING, Stage: "reading"}
+	p.Jobs.Progress(job, item)
+	out, err = p.Extractor.Extract(ctx, d.File, f, f.Size, doc.Options{
+		Password: password, OCR: p.OCR, Limits: p.Limits, Images: imageSink(p.Files, d.ContentHash),
+		Progress: func(done, total int) {
+			p.Jobs.Progress(job, &jobv1.Item{Name: d.Name, Label: d.File, State: jobv1.Job_STATE_RUNNING, Stage: "reading",
+				Progress: &jobv1.Progress{Done: int64(done), Total: int64(total), Unit: "pages"}})
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if out.State() == doc.Failed {
+		reason := "no page could be read"
+		if len(out.Problems) > 0 {
+			reason += ": " + out.Problems[0].Reason
+		}
+		return nil, clara.Errorf(clara.Invalid, "%s", reason)
+	}
+	_, err = storeExtract(ctx, p.Files, d.ContentHash, out)
+	return out, err
+}
+
+// place cuts a document for every index of its collection that does not have it yet, and asks for it to be indexed.
+func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *doc.Document) error {
+	for {
+		id := catalog.CollectionID(d.Name)
+		c, err := p.Catalog.LiveCollection(ctx, id)
+		if clara.KindOf(err) == clara.NotFound {
+			return nil // deleted with everything in it
+		}
+		if err != nil {
+			return err
+		}
+		sets, err := p.cut(ctx, d, c, extracted)
+		if err != nil {
+			return p.fault(ctx, d.Name, d.Revision, err)
+		}
+		stored, ok, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
+			describe(d, extracted)
+			d.State = ingestv1.Document_STATE_INDEXING
+			d.Placements = nil
+			for _, s := range sets {
+				d.Placements = append(d.Placements, s)
+				if s.Index == c.Index {
+					d.PassageCount = s.Passages
+				}
+				catalog.Owe(d, p.ready(d, c, s))
+			}
+			return nil
+		})
+		if err != nil || !ok {
+			return err
+		}
+		p.Jobs.Progress(d.Job, &jobv1.Item{Name: d.Name, Label: d.File, State: jobv1.Job_STATE_RUNNING, Stage: "indexing",
+			Progress: &jobv1.Progress{Total: int64(stored.PassageCount), Unit: "passages"}})
+		// A move to another model may have begun after the collection was read; it has not seen these placements.
+		now, err := p.Catalog.LiveCollection(ctx, id)
+		if err != nil || now.Index == c.Index && now.NextIndex == c.NextIndex {
+			return ignoreNotFound(err)
+		}
+		d = stored
+	}
+}
+
+// cut makes the passage sets of a document for the indexes of its collection.
+func (p *Pipeline) cut(ctx context.Context, d *ingestv1.Document, c *ingestv1.Collection, extracted *doc.Document) ([]*ingestv1.Placement, error) {
+	var out []*ingestv1.Placement
+	for _, t := range []struct{ index, model string }{{c.Index, c.Model}, {c.NextIndex, c.NextModel}} {
+		if t.index == "" {
+			continue
+		}
+		how, err := p.Models.Cutting(ctx, t.model)
+		if err != nil {
+			return nil, err
+		}
+		set, n, err := storePassages(ctx, p.Files, d.ContentHash, extracted, how)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, &ingestv1.Placement{Index: t.index, PassageSet: set, Passages: int32(n)})
+	}
+	return out, nil
+}
+
+// ready is the event that asks for a placement to be indexed.
+func (p *Pipeline) ready(d *ingestv1.Document, c *ingestv1.Collection, s *ingestv1.Placement) *eventv1.DocumentReady {
+	collection, document, _ := catalog.ParseDocument(d.Name)
+	model := c.Model
+	if s.Index == c.NextIndex {
+		model = c.NextModel
+	}
+	return &eventv1.DocumentReady{
+		Collection: collection, Document: document, Revision: d.Revision, PassageSet: s.PassageSet, Index: s.Index, Model: model,
+		Job: d.Job, Passages: s.Passages, File: d.File,
+	}
+}
+
+// describe copies what was found out about a file into its record.
+func describe(d *ingestv1.Document, x *doc.Document) {
+	d.Format, d.Title, d.PageCount = string(x.Format), x.Title, int32(len(x.Pages))
+	d.Problems, d.ReadBy = nil, map[string]int32{}
+	const most = 100 // a record is small; the extract has them all
+	for i, q := range x.Problems {
+		if i == most {
+			d.Problems = append(d.Problems, &ingestv1.Problem{Reason: fmt.Sprintf("and %d more", len(x.Problems)-most)})
+			break
+		}
+		d.Problems = append(d.Problems, &ingestv1.Problem{Page: int32(q.Page), Reason: q.Reason})
+	}
+	for _, page := range x.Pages {
+		d.ReadBy[string(page.ReadBy)]++
+	}
+	d.Extract = extractKey(d.ContentHash)
+}
+
+// fault ends a document for good if trying again can't help, else hands the error to the consumer.
+func (p *Pipeline) fault(ctx context.Context, name string, revision int64, err error) error {
+	switch clara.KindOf(err) {
+	case clara.Invalid, clara.Unsupported, clara.Corrupt:
+		if clara.IsContext(err) {
+			return err
+		}
+		return p.Fail(ctx, name, revision, err.Error())
+	case clara.NotFound:
+		return p.Fail(ctx, name, revision, err.Error())
+	}
+	return err
+}
+
+// Fail ends a document of this revision with a reason.
+func (p *Pipeline) Fail(ctx context.Context, name string, revision int64, reason string) error {
+	d, ok, err := p.Catalog.ModifyDocument(ctx, name, revision, func(d *ingestv1.Document) error {
+		d.State, d.Error = ingestv1.Document_STATE_FAILED, reason
+		return nil
+	})
+	if err != nil || !ok {
+		return err
+	}
+	return p.Jobs.Item(ctx, d.Job, &jobv1.Item{Name: name, Label: d.File, State: jobv1.Job_STATE_FAILED, Error: reason})
+}
+
+// itemState is a document's state as that of an item of a job.
+func itemState(s ingestv1.Document_State) jobv1.Job_State {
+	switch s {
+	case ingestv1.Document_STATE_READY:
+		return jobv1.Job_STATE_SUCCEEDED
+	case ingestv1.Document_STATE_PARTIAL:
+		return jobv1.Job_STATE_PARTIAL
+	case ingestv1.Document_STATE_FAILED:
+		return jobv1.Job_STATE_FAILED
+	case ingestv1.Document_STATE_CANCELLED, ingestv1.Document_STATE_DELETED:
+		return jobv1.Job_STATE_CANCELLED
+	}
+	return jobv1.Job_STATE_RUNNING
+}
+
+func ignoreNotFound(err error) error {
+	if clara.KindOf(err) == clara.NotFound {
+		return nil
+	}
+	return err
+}
+
+// Indexed handles what the compressor reports.
+type Indexed struct{ *Pipeline }
+
+// Handle records that a placement is searchable, or why not, and ends the document's part in its job.
+func (p Indexed) Handle(ctx context.Context, e *eventv1.DocumentIndexed) error {
+	name := catalog.DocumentName(e.Collection, e.Document)
+	c, err := p.Catalog.LiveCollection(ctx, e.Collection)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	d, ok, err := p.Catalog.ModifyDocument(ctx, name, e.Revision, func(d *ingestv1.Document) error {
+		s := catalog.Placement(d, e.Index)
+		if s == nil || s.Indexed {
+			return events.Unchanged
+		}
+		s.Indexed, s.Error = e.Error == "", e.Error
+		if e.Index == c.Index {
+			settle(d, s)
+		}
+		return nil
+	})
+	if err != nil || !ok {
+		return err
+	}
+	if e.Index == c.Index {
+		if err := p.Jobs.Item(ctx, d.Job, outcome(d)); err != nil {
+			return err
+		}
+	}
+	return p.advance(ctx, c)
+}
+
+// settle gives a document the state that its placement in the index in use amounts to.
+func settle(d *ingestv1.Document, s *ingestv1.Placement) {
+	d.PassageCount = s.Passages
+	switch {
+	case s.Error != "":
+		d.State, d.Error = ingestv1.Document_STATE_FAILED, s.Error
+	case len(d.Problems) > 0:
+		d.State = ingestv1.Document_STATE_PARTIAL
+	default:
+		d.State = ingestv1.Document_STATE_READY
+	}
+}
+
+// outcome is a document as an item that has ended.
+func outcome(d *ingestv1.Document) *jobv1.Item {
+	item := &jobv1.Item{Name: d.Name, Label: d.File, State: itemState(d.State), Error: d.Error,
+		Progress: &jobv1.Progress{Done: int64(d.PassageCount), Total: int64(d.PassageCount), Unit: "passages"}}
+	if item.Error == "" && len(d.Problems) > 0 {
+		q := d.Problems[0]
+		item.Error = q.Reason
+		if q.Page > 0 {
+			item.Error = fmt.Sprintf("page %d: %s", q.Page, q.Reason)
+		}
+		if n := len(d.Problems) - 1; n > 0 {
+			item.Error += fmt.Sprintf(" (and %d more)", n)
+		}
+	}
+	return item
+}
+
+// Activated handles the activation of a model: it begins to move collections over.
+type Activated struct{ *Pipeline }
+
+// Handle names the next index of every collection concerned and asks for all of its documents to be put there.
+func (p Activated) Handle(ctx context.Context, e *eventv1.ModelActivated) error {
+	collections, err := p.Catalog.Collections(ctx)
+	if err != nil {
+		return err
+	}
+	how, err := p.Models.Cutting(ctx, e.Model)
+	if err != nil {
+		return err
+	}
+	moving := 0
+	var errs []error
+	for _, c := range collections {
+		id := catalog.CollectionID(c.Name)
+		if c.Deleted || !concerns(e, c) {
+			continue
+		}
+		c, err := p.Catalog.ModifyCollection(ctx, id, func(c *ingestv1.Collection) error {
+			next := how.Index(id, c.Uid)
+			if next == c.Index {
+				// The encoder stays, so the index stays; only the decoder or the name is new.
+				c.Model, c.Memory, c.PassageTokens = e.Model, how.Memory, int32(how.Limit)
+				c.NextIndex, c.NextModel, c.NextJob = "", "", ""
+				return nil
+			}
+			c.NextIndex, c.NextModel, c.NextJob = next, e.Model, e.Job
+			return nil
+		})
+		if err == nil && c.NextIndex != "" {
+			moving++
+			err = p.move(ctx, c)
+		}
+		if err != nil && clara.KindOf(err) != clara.NotFound {
+			errs = append(errs, fmt.Errorf("collection %s: %w", id, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if moving == 0 && e.Job != "" {
+		return p.Jobs.End(ctx, e.Job, jobv1.Job_STATE_SUCCEEDED, "in use")
+	}
+	return nil
+}
+
+// concerns reports whether an activation is about a collection.
+func concerns(e *eventv1.ModelActivated, c *ingestv1.Collection) bool {
+	if len(e.Collections) == 0 {
+		return !c.Pinned
+	}
+	for _, id := range e.Collections {
+		if id == catalog.CollectionID(c.Name) {
+			return true
+		}
+	}
+	return false
+}
+
+// move gives every document that was read a placement in the collection's next index.
+func (p *Pipeline) move(ctx context.Context, c *ingestv1.Collection) error {
+	docs, err := p.Catalog.Documents(ctx, catalog.CollectionID(c.Name))
+	if err != nil {
+		return err
+	}
+	how, err := p.Models.Cutting(ctx, c.NextModel)
+	if err != nil {
+		return err
+	}
+	for _, d := range docs {
+		if d.Extract == "" || len(d.Placements) == 0 || d.State == ingestv1.Document_STATE_DELETED || catalog.Placement(d, c.NextIndex) != nil {
+			continue // nothing to move, or moved before
+		}
+		extracted, err := LoadExtract(ctx, p.Files, d.Extract)
+		if err != nil {
+			return err
+		}
+		set, n, err := storePassages(ctx, p.Files, d.ContentHash, extracted, how)
+		if err != nil {
+			return err
+		}
+		_, _, err = p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
+			if catalog.Placement(d, c.NextIndex) != nil {
+				return events.Unchanged
+			}
+			s := &ingestv1.Placement{Index: c.NextIndex, PassageSet: set, Passages: int32(n)}
+			d.Placements = append(d.Placements, s)
+			ready := p.ready(d, c, s)
+			ready.Job = c.NextJob
+			catalog.Owe(d, ready)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return p.advance(ctx, c)
+}
+
+// advance lets a collection use its next index once every document is in it.
+func (p *Pipeline) advance(ctx context.Context, c *ingestv1.Collection) error {
+	if c.NextIndex == "" {
+		return nil
+	}
+	id, next := catalog.CollectionID(c.Name), c.NextIndex
+	docs, err := p.Catalog.Documents(ctx, id)
+	if err != nil {
+		return err
+	}
+	var done, total, failed int64
+	for _, d := range docs {
+		if d.State == ingestv1.Document_STATE_DELETED || catalog.Placement(d, c.Index) == nil && catalog.Placement(d, next) == nil {
+			continue // gone, or still before its first placement: that one will be in both
+		}
+		total++
+		if s := catalog.Placement(d, next); s != nil && (s.Indexed || s.Error != "") {
+			done++
+			if s.Error != "" {
+				failed++
+			}
+		}
+	}
+	if done < total {
+		return nil
+	}
+	how, err := p.Models.Cutting(ctx, c.NextModel)
+	if err != nil {
+		return err
+	}
+	job, switched := "", false
+	_, err = p.Catalog.ModifyCollection(ctx, id, func(c *ingestv1.Collection) error {
+		switched = c.NextIndex == next && !c.Deleted
+		if !switched {
+			return events.Unchanged
+		}
+		job = c.NextJob
+		c.Retired = append(c.Retired, &ingestv1.Retired{Index: c.Index, Time: timestamppb.Now()})
+		c.Index, c.Model, c.Memory, c.PassageTokens = next, c.NextModel, how.Memory, int32(how.Limit)
+		c.NextIndex, c.NextModel, c.NextJob = "", "", ""
+		return nil
+	})
+	if err != nil || !switched {
+		return ignoreNotFound(err)
+	}
+	for _, d := range docs {
+		if s := catalog.Placement(d, next); s != nil && d.State != ingestv1.Document_STATE_DELETED {
+			if _, _, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
+				if s := catalog.Placement(d, next); s != nil {
+					settle(d, s)
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	p.Log.Info("collection moved", "collection", id, "index", next)
+	if job == "" {
+		return nil
+	}
+	if others, err := p.waiting(ctx, job); err != nil || others {
+		return err
+	}
+	state, detail := jobv1.Job_STATE_SUCCEEDED, "in use"
+	if failed > 0 {
+		state, detail = jobv1.Job_STATE_PARTIAL, fmt.Sprintf("in use; %d documents could not be indexed for it", failed)
+	}
+	return p.Jobs.End(ctx, job, state, detail)
+}
+
+// waiting reports whether a collection still moves on behalf of the job.
+func (p *Pipeline) waiting(ctx context.Context, job string) (bool, error) {
+	all, err := p.Catalog.Collections(ctx)
+	for _, c := range all {
+		if c.NextJob == job && !c.Deleted {
+			return true, err
+		}
+	}
+	return false, err
+}
