@@ -10,8 +10,8 @@ import (
 // Generation is what greedy decoding of one prompt gave.
 type Generation struct {
 	IDs []int64 // new tokens; the end token is left out
-	// Ended is set if an end token was met, and not the limit.
-	Ended bool
+	// End is the token that ended it, -1 if the limit did.
+	End int64
 	// First are the logits of the first new token, [V].
 	First []float32
 	// Margin is the smallest difference between best and second logit over all steps.
@@ -66,7 +66,7 @@ func (m *Model) generate(s scope, x tensor, lens []int64, a *Adapter, limit int,
 	active := make([]int, n)
 	for i := range active {
 		active[i] = i
-		out[i].Margin = math.Inf(1)
+		out[i].Margin, out[i].End = math.Inf(1), -1
 	}
 	for step := range limit {
 		var next []int64
@@ -81,7 +81,7 @@ func (m *Model) generate(s scope, x tensor, lens []int64, a *Adapter, limit int,
 			best, second := top2(l)
 			out[i].Margin = min(out[i].Margin, float64(l[best])-float64(l[second]))
 			if slices.Contains(eos, best) {
-				out[i].Ended = true
+				out[i].End = int64(best)
 				continue
 			}
 			out[i].IDs = append(out[i].IDs, int64(best))

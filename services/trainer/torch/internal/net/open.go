@@ -1,0 +1,222 @@
+package net
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/clara-suite/clara/libs/checkpoint"
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/gguf"
+	"github.com/clara-suite/clara/libs/prompt"
+	views "github.com/clara-suite/clara/libs/tensor"
+	"github.com/clara-suite/clara/libs/tokenizer"
+	"github.com/clara-suite/clara/libs/weights"
+	"github.com/clara-suite/clara/services/trainer/torch/internal/model"
+	"github.com/clara-suite/clara/services/trainer/torch/internal/torchx"
+)
+
+// Config says which model to open, and how.
+type Config struct {
+	// Base is a Hugging Face folder, a GGUF file or a hub id; empty: the one that Checkpoint names.
+	Base string
+	// Checkpoint is a CLaRa checkpoint folder; empty: fresh adapters and memory rows.
+	Checkpoint string
+
+	// Of a fresh model; with a checkpoint they must be 0 or agree with it.
+	DocMaxLength, CompressRate, Rank int
+
+	// FreshDecoder starts the decoder adapter anew, as stage 2 does with a stage-1 checkpoint.
+	FreshDecoder bool
+	Dropout      float64 // of adapters, in training passes
+	DType        torchx.DType
+	Device       torchx.Device
+	Bits         int // of the frozen base: 0, 8 or 4
+	Seed         int64
+	MaxLen       int // of decoder inputs, for the tables of positions
+}
+
+// Opened is a model with everything around it. Close it after the scope that owns its tensors.
+type Opened struct {
+	*Net
+	Source  weights.Source
+	Prompts *prompt.Writer
+	// Settings are what the checkpoint's config.json says or, of a fresh model, will say.
+	Settings checkpoint.Config
+	BasePath string
+	Fresh    bool // no checkpoint: memory rows are trained in stage 1
+}
+
+// Close releases the base's files.
+func (o *Opened) Close() error { return o.Source.Close() }
+
+// Open loads a model into owner. Errors are those of the files: NotFound, Corrupt, Invalid, Unsupported.
+func Open(ctx context.Context, owner *torchx.Scope, c Config) (o *Opened, err error) {
+	var ck *checkpoint.Checkpoint
+	settings := checkpoint.DefaultConfig()
+	if c.Checkpoint != "" {
+		if ck, err = checkpoint.Open(c.Checkpoint); err != nil {
+			return nil, err
+		}
+		settings = ck.Config
+		if err := agree(settings, c); err != nil {
+			return nil, err
+		}
+	} else {
+		settings.DecoderModelName, settings.DocMaxLength, settings.CompressRate, settings.LoraR = c.Base, c.DocMaxLength, c.CompressRate, c.Rank
+		settings.Sep, settings.DifferentMemTokens, settings.OptimizeMemTokens = true, true, true
+	}
+	m, err := checkpoint.MemoryTokens(settings.DocMaxLength, settings.CompressRate)
+	if err != nil {
+		return nil, err
+	}
+	path, err := checkpoint.BaseFinder{}.Find(ctx, settings.DecoderModelName, c.Base, c.Checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	src, err := weights.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, src.Close())
+		}
+	}()
+	prompts, err := writer(path, src, m, settings.DifferentMemTokens)
+	if err != nil {
+		return nil, err
+	}
+	o = &Opened{Source: src, Prompts: prompts, Settings: settings, BasePath: path, Fresh: ck == nil}
+	opts := model.Options{DType: c.DType, Device: c.Device, Bits: c.Bits, Vocab: prompts.Tokenizer().Len(), Seed: c.Seed}
+	if ck != nil {
+		if err := ck.Validate(src.Arch(), opts.Vocab); err != nil {
+			return nil, err
+		}
+		opts.Embedding = ck.Embedding
+		if ck.Head != nil {
+			opts.Head = *ck.Head
+		}
+	}
+	base, err := model.Load(owner, src.Arch(), src, opts)
+	if err != nil {
+		return nil, err
+	}
+	base.Reserve(owner, max(c.MaxLen, settings.DocMaxLength)+3+m)
+	o.Net = &Net{Model: base, M: m}
+	return o, o.adapters(owner, ck, c)
+}
+
+func agree(s checkpoint.Config, c Config) error {
+	if err := s.CheckRate(c.CompressRate); err != nil {
+		return err
+	}
+	if c.DocMaxLength != 0 && c.DocMaxLength != s.DocMaxLength {
+		return clara.Errorf(clara.Invalid, "doc_max_length is %d and the checkpoint %s was made with %d: leave it out", c.DocMaxLength, c.Checkpoint, s.DocMaxLength)
+	}
+	if c.Rank != 0 && c.Rank != s.LoraR {
+		return clara.Errorf(clara.Invalid, "lora_rank is %d and the checkpoint %s was made with %d: leave it out", c.Rank, c.Checkpoint, s.LoraR)
+	}
+	return nil
+}
+
+func (o *Opened) adapters(owner *torchx.Scope, ck *checkpoint.Checkpoint, c Config) error {
+	fresh := func(name string, n uint64) *model.Adapter {
+		return o.NewAdapter(owner, name, o.Settings.LoraR, c.Dropout, uint64(c.Seed)*8+n)
+	}
+	if ck == nil {
+		o.Encoder, o.Decoder = fresh(model.Encoder, 0), fresh(model.Decoder, 1)
+		return nil
+	}
+	load := func(name string) (*model.Adapter, error) {
+		a, err := ck.Adapter(name)
+		if err != nil {
+			return nil, err
+		}
+		return o.LoadAdapter(owner, name, c.Dropout, func(key string) (views.View, bool) { v, ok := a.Tensors[key]; return v, ok })
+	}
+	var err error
+	if o.Encoder, err = load(model.Encoder); err != nil {
+		return err
+	}
+	if c.FreshDecoder {
+		o.Decoder = fresh(model.Decoder, 1)
+	} else if o.Decoder, err = load(model.Decoder); err != nil {
+		return err
+	}
+	// A checkpoint without a reasoner has it start as a copy of the encoder.
+	o.Reasoner, err = load(model.Reasoner)
+	return err
+}
+
+// MemoryIDs are the ids of the distinct memory tokens, ascending.
+func (o *Opened) MemoryIDs() []int64 {
+	var ids []int64
+	for _, id := range o.Prompts.Tokenizer().Mem {
+		if len(ids) == 0 || ids[len(ids)-1] != int64(id) {
+			ids = append(ids, int64(id))
+		}
+	}
+	return ids
+}
+
+// EOS are the ids that end a generation: the base's, or its tokenizer's if the base names none.
+func (o *Opened) EOS() []int {
+	if e := o.Arch.EOS; len(e) > 0 {
+		return e
+	}
+	return []int{int(o.Prompts.Tokenizer().EOSID)}
+}
+
+// writer opens the base's tokenizer with CLaRa's tokens, and its chat template.
+func writer(path string, src weights.Source, m int, different bool) (*prompt.Writer, error) {
+	base, err := baseTokenizer(path, src)
+	if err != nil {
+		return nil, err
+	}
+	tok, err := tokenizer.NewClara(base, m, different)
+	if err != nil {
+		return nil, err
+	}
+	tmpl, err := prompt.NewTemplate(base.ChatTemplate(), nil)
+	if err != nil {
+		return nil, err
+	}
+	return prompt.New(tok, tmpl), nil
+}
+
+func baseTokenizer(path string, src weights.Source) (*tokenizer.Tokenizer, error) {
+	f, ok := weights.GGUF(src)
+	if !ok {
+		return tokenizer.Load(path)
+	}
+	// A tokenizer beside a GGUF file is closer to the original than the one inside.
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		if t, err := tokenizer.Load(path); err == nil {
+			return t, nil
+		}
+	}
+	t, err := f.Tokenizer()
+	if err != nil {
+		return nil, err
+	}
+	return tokenizer.FromVocab(vocabulary(t))
+}
+
+func vocabulary(t gguf.Tokenizer) tokenizer.Vocab {
+	isTrue := func(b *bool) bool { return b != nil && *b }
+	v := tokenizer.Vocab{
+		Model: t.Model, Pre: t.Pre, Tokens: t.Tokens, Merges: t.Merges, ChatTemplate: t.ChatTemplate,
+		BOS: int32(t.BOS), EOS: int32(t.EOS), Unk: int32(t.Unknown), Pad: int32(t.Padding),
+		AddBOS: isTrue(t.AddBOS), AddEOS: isTrue(t.AddEOS), NoSpacePrefix: t.AddSpacePrefix != nil && !*t.AddSpacePrefix,
+	}
+	for _, s := range t.Scores {
+		v.Scores = append(v.Scores, float32(s))
+	}
+	for _, x := range t.Types {
+		v.Types = append(v.Types, int32(x))
+	}
+	return v
+}
+
+var _ model.Source = weights.Source(nil)
