@@ -31,6 +31,10 @@ type block struct {
 	picture *picture
 	page    int
 	column  int
+	// note is the number of a footnote, "" for other blocks.
+	note string
+	// notes are the footnotes of the page.
+	notes map[string]bool
 }
 
 var (
@@ -66,7 +70,45 @@ func blocks(p *layout) []block {
 		}
 		flush()
 	}
-	return joinColumns(out)
+	out = joinColumns(out)
+	markNotes(out, p.height)
+	return out
+}
+
+var noteStart = regexp.MustCompile(`^\d{1,3}$`)
+
+// markNotes finds the footnotes of a page: small text in its lower part that
+// begins with a raised number which also stands in the text above.
+func markNotes(bs []block, height float64) {
+	raised := map[string]int{}
+	for i := range bs {
+		for _, l := range bs[i].lines {
+			for _, s := range l.spans {
+				if s.raised {
+					raised[strings.TrimSpace(s.text)]++
+				}
+			}
+		}
+	}
+	notes := map[string]bool{}
+	for i := range bs {
+		b := &bs[i]
+		if b.kind != paragraph || len(b.lines) == 0 || b.box.y0 < 0.4*height {
+			continue
+		}
+		first := &b.lines[0].spans[0]
+		n := strings.TrimSpace(first.text)
+		if first.raised && len(b.lines[0].spans) > 1 && noteStart.MatchString(n) && raised[n] >= 2 && !notes[n] {
+			b.note = n
+			notes[n] = true
+		}
+	}
+	if len(notes) == 0 {
+		return
+	}
+	for i := range bs {
+		bs[i].notes = notes
+	}
 }
 
 // textBlocks cuts lines that follow each other into paragraphs and list items.
@@ -364,7 +406,7 @@ func runsOn(a, b *block) bool {
 func (b *block) joined(mark func(string) string) string {
 	var sb strings.Builder
 	for i, l := range b.lines {
-		t := l.markdown(mark)
+		t := l.markdown(mark, b.notes)
 		if i > 0 {
 			prev := b.lines[i-1]
 			s := sb.String()
@@ -404,10 +446,20 @@ func splitsWord(a, b string) bool {
 }
 
 // markdown returns the line's text escaped, with its links.
-func (l *line) markdown(mark func(string) string) string {
+func (l *line) markdown(mark func(string) string, notes map[string]bool) string {
 	var b strings.Builder
 	for i := 0; i < len(l.spans); i++ {
 		s := &l.spans[i]
+		if n := strings.TrimSpace(s.text); s.raised && notes[n] {
+			// The mark stands at the word that it belongs to.
+			before := strings.TrimRight(b.String(), " ")
+			b.Reset()
+			b.WriteString(before + "[^" + n + "]")
+			if strings.HasSuffix(s.text, " ") {
+				b.WriteByte(' ')
+			}
+			continue
+		}
 		if s.link == "" {
 			b.WriteString(mark(s.text))
 			continue

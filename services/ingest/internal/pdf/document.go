@@ -69,7 +69,7 @@ func headings(pages [][]block, outline map[string]int) {
 }
 
 func (t *typography) isHeading(b *block, next *block, page int) bool {
-	if b.kind != paragraph && b.kind != listItem || len(b.lines) == 0 || len(b.lines) > 4 {
+	if b.kind != paragraph && b.kind != listItem || len(b.lines) == 0 || len(b.lines) > 4 || b.note != "" {
 		return false
 	}
 	if b.lines[0].heading > 0 {
@@ -293,6 +293,11 @@ func (b *block) render() string {
 	text := b.joined(doc.EscapeInline)
 	if text == "" {
 		return ""
+	}
+	if b.note != "" {
+		if body, ok := strings.CutPrefix(text, "[^"+b.note+"]"); ok {
+			return "[^" + b.note + "]: " + strings.TrimSpace(body)
+		}
 	}
 	return doc.EscapeStart(text)
 }

@@ -69,12 +69,13 @@ func abs(f float64) float64 {
 // removes those for which it returns true.
 func (p *layout) edges(f func(*line, *item) bool) {
 	top, foot := p.bounds()
+	lone := p.loneFoot()
 	for c := range p.columns {
 		col := &p.columns[c]
 		kept := col.items[:0]
 		for i := range col.items {
 			it := col.items[i]
-			if it.line != nil && (it.box.y1 <= top || it.box.y0 >= foot) && f(it.line, &it) {
+			if it.line != nil && (it.box.y1 <= top || it.box.y0 >= foot || it.line.base == lone) && f(it.line, &it) {
 				continue
 			}
 			kept = append(kept, it)
@@ -126,6 +127,39 @@ func (p *layout) bounds() (top, foot float64) {
 	top = min(p.height/8, first+6)
 	foot = max(p.height-p.height/8, lastRow-20)
 	return top, foot
+}
+
+// loneFoot returns the baseline of the last row if it stands alone in the lower
+// quarter, well below the rest; 0 if not.
+func (p *layout) loneFoot() float64 {
+	last, before := 0.0, 0.0
+	size := 10.0
+	for _, c := range p.columns {
+		for i := range c.items {
+			it := &c.items[i]
+			y := it.box.y1
+			if it.line != nil {
+				y = it.line.base
+			}
+			switch {
+			case y > last+2:
+				if last > before {
+					before = last
+				}
+				last = y
+				size = 10
+				if it.line != nil {
+					size = it.line.style.size
+				}
+			case y < last-2 && y > before:
+				before = y
+			}
+		}
+	}
+	if last > 0.75*p.height && last-before > 2*size {
+		return last
+	}
+	return 0
 }
 
 // lonelyNumber returns the baseline of a page number at the edge of the page, 0 for none.

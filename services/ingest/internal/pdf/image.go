@@ -75,7 +75,7 @@ func (rd *reading) needsOCR(s *source) bool {
 	if rd.opts.OCR == doc.OCRAlways {
 		return true
 	}
-	chars, broken := 0, 0
+	chars, broken, odd, cjk := 0, 0, 0, 0
 	for i := range s.words {
 		w := &s.words[i]
 		if w.artifact || w.turn < 0 {
@@ -86,9 +86,20 @@ func (rd *reading) needsOCR(s *source) bool {
 			if c == utf8.RuneError || unicode.Is(unicode.Co, c) {
 				broken++
 			}
+			switch {
+			case isCJK(c):
+				cjk++
+			case c >= 0x0F00 && c < 0x2000 && (c < 0x1100 || c > 0x11FF):
+				odd++
+			}
 		}
 	}
 	if chars > 0 && broken*2 > chars {
+		return true
+	}
+	// Letters of scripts that nobody mixes with Chinese: the file's table of
+	// characters is wrong, as some printer drivers write it.
+	if cjk*3 > chars && odd*100 > chars {
 		return true
 	}
 	covered := 0.0

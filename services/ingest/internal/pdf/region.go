@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -298,7 +299,7 @@ func isColumns(rows []row, g gutter) bool {
 		// A picture or table beside text.
 		return left.textual() && right.solid || right.textual() && left.solid || left.solid && right.solid
 	}
-	if left.textual() && right.textual() {
+	if left.textual() && right.textual() || left.flows() && right.flows() {
 		return true
 	}
 	// Blocks side by side whose lines don't stand on the same baselines.
@@ -316,11 +317,18 @@ type side struct {
 	chars  []float64
 	fill   []float64
 	solid  bool // mostly an obstacle
+	// runsOn counts the lines that end within a sentence that the next goes on.
+	runsOn int
 	mail   bool
 }
 
 func (s *side) textual() bool {
 	return s.rows >= 3 && median(s.chars) >= 16 && mean(s.fill) >= 0.55
+}
+
+// flows reports narrow running text.
+func (s *side) flows() bool {
+	return s.rows >= 4 && median(s.chars) >= 11 && s.runsOn*10 >= 4*s.rows && s.shared*4 < 3*s.rows
 }
 
 func sideOf(rows []row, x float64, left bool) side {
@@ -330,11 +338,13 @@ func sideOf(rows []row, x float64, left bool) side {
 		x0, x1 float64
 		chars  int
 	}
+	prev := ""
 	var es []extent
 	solid := 0
 	for i := range rows {
 		e := extent{x0: math.Inf(1), x1: math.Inf(-1)}
 		other, hit := false, false
+		first, last := "", ""
 		for k := range rows[i].words {
 			w := &rows[i].words[k]
 			if (w.box.midX() < x) != left {
@@ -347,6 +357,10 @@ func sideOf(rows []row, x float64, left bool) side {
 				continue
 			}
 			e.x0, e.x1 = min(e.x0, w.box.x0), max(e.x1, w.box.x1)
+			if first == "" {
+				first = w.text
+			}
+			last = w.text
 			n := utf8.RuneCountInString(w.text) + 1
 			if c, _ := utf8.DecodeRuneInString(w.text); isCJK(c) {
 				n *= 2
@@ -367,6 +381,10 @@ func sideOf(rows []row, x float64, left bool) side {
 		if other {
 			s.shared++
 		}
+		if c, _ := utf8.DecodeRuneInString(first); prev != "" && unicode.IsLower(c) && !strings.ContainsAny(prev[len(prev)-1:], ".:;!?") {
+			s.runsOn++
+		}
+		prev = last
 		lo, hi = min(lo, e.x0), max(hi, e.x1)
 		es = append(es, e)
 	}

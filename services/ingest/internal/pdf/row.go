@@ -218,7 +218,8 @@ func makeLine(r *row) line {
 		styles[key] = w.style
 		if hasLetter(w.text) {
 			letters++
-			l.mono = l.mono && w.style.mono
+			// Ideographs are all of one width: that makes no code.
+			l.mono = l.mono && w.style.mono && !strings.ContainsFunc(w.text, isCJK)
 			l.bold = l.bold && w.style.bold
 		}
 		raised := w.style.size < 0.85*r.size && w.base < r.base-0.15*r.size

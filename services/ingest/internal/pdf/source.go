@@ -308,6 +308,9 @@ func (b *wordBuilder) add(i, j int, o textObject, glued bool) {
 	if text == "" {
 		return
 	}
+	if n := strings.ToLower(o.style.font); len(text) == 1 && (strings.Contains(n, "dings") || n == "symbol" && text == "·") {
+		text = dingbat(text)
+	}
 	bx := b.charBox(i)
 	if j-i > 1 {
 		bx = bx.union(b.charBox(j - 1))
@@ -521,6 +524,15 @@ func privateUse(c rune) rune {
 		return '→'
 	}
 	return 0
+}
+
+// dingbat maps the letters that Wingdings draws as bullets and arrows.
+func dingbat(s string) string {
+	switch s[0] {
+	case 'l', 'm', 'n', 'o', 'p', 'q', 'r', 's', 't', 'u', 'v', 'w', 'x', 'z', 'y':
+		return "•"
+	}
+	return s
 }
 
 // readLinks gives the words their web addresses.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/clara-suite/clara/services/ingest/internal/doc"
@@ -930,6 +931,25 @@ func tabular(r *row) bool {
 	return false
 }
 
+// flowing reports columns whose cells go on in the next row, as columns of text do.
+func flowing(t *table, cols int) bool {
+	on, n := 0, 0
+	for j := range cols {
+		for i := 1; i < len(t.rows); i++ {
+			a, b := t.rows[i-1][j], t.rows[i][j]
+			if a == "" || b == "" {
+				continue
+			}
+			n++
+			c, _ := utf8.DecodeRuneInString(b)
+			if unicode.IsLower(c) && strings.Contains(a, " ") && !strings.ContainsAny(a[len(a)-1:], ".:;!?") {
+				on++
+			}
+		}
+	}
+	return n > 0 && on*10 > n*4
+}
+
 // likelyTable refuses lists and contents, which have wide spaces too.
 func likelyTable(t *table) bool {
 	cols := 0
@@ -956,7 +976,7 @@ func likelyTable(t *table) bool {
 		}
 	}
 	n := len(t.rows)
-	if cols == 2 && marks*2 > n || leaders*3 > n || complete*10 < n*6 {
+	if cols == 2 && marks*2 > n || leaders*3 > n || complete*10 < n*7 || flowing(t, cols) {
 		return false
 	}
 	return n >= 3 || cols >= 3
