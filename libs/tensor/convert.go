@@ -71,16 +71,33 @@ func decode(dst []float32, v View) error {
 // DecodeBF16 fills dst from bfloat16 in src, which has at least 2*len(dst) bytes.
 func DecodeBF16(dst []float32, src []byte) {
 	src = src[:2*len(dst)]
+	if in, ok := castSlice[uint16](src); ok { // no bounds checks in this loop
+		for i, h := range in[:len(dst)] {
+			dst[i] = math.Float32frombits(uint32(h) << 16)
+		}
+		return
+	}
 	for i := range dst {
-		dst[i] = math.Float32frombits(uint32(src[2*i])<<16 | uint32(src[2*i+1])<<24)
+		dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
 	}
 }
 
 // DecodeF16 fills dst from IEEE half precision in src, which has at least 2*len(dst) bytes.
 func DecodeF16(dst []float32, src []byte) {
 	src = src[:2*len(dst)]
-	for i := range dst {
-		dst[i] = HalfToFloat32(uint16(src[2*i]) | uint16(src[2*i+1])<<8)
+	in, ok := castSlice[uint16](src)
+	if !ok {
+		for i := range dst {
+			dst[i] = HalfToFloat32(binary.LittleEndian.Uint16(src[2*i:]))
+		}
+		return
+	}
+	for i, h := range in[:len(dst)] {
+		if e := h & 0x7c00; e == 0 || e == 0x7c00 { // zero, subnormal, infinity, NaN
+			dst[i] = HalfToFloat32(h)
+			continue
+		}
+		dst[i] = math.Float32frombits(uint32(h&0x8000)<<16 | (uint32(h&0x7fff)<<13 + 112<<23))
 	}
 }
 

@@ -25,6 +25,21 @@ func TestHalfRoundTripsEveryValue(t *testing.T) {
 	}
 }
 
+func TestDecodeF16EveryValue(t *testing.T) {
+	raw := []byte{0}
+	for h := range 1 << 16 {
+		raw = binary.LittleEndian.AppendUint16(raw, uint16(h))
+	}
+	aligned, odd := make([]float32, 1<<16), make([]float32, 1<<16)
+	tensor.DecodeF16(odd, raw[1:])
+	tensor.DecodeF16(aligned, append([]byte(nil), raw[1:]...))
+	for h := range aligned {
+		want := math.Float32bits(tensor.HalfToFloat32(uint16(h)))
+		require.Equal(t, want, math.Float32bits(aligned[h]))
+		require.Equal(t, want, math.Float32bits(odd[h]))
+	}
+}
+
 func TestRounding(t *testing.T) {
 	for _, c := range []struct {
 		name string
