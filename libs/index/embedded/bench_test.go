@@ -41,7 +41,11 @@ func BenchmarkIndex(b *testing.B) {
 		}
 		require.NoError(b, x.Upsert(b.Context(), points))
 	}
-	b.Logf("%.0f upserts/s", n/time.Since(start).Seconds())
+	seconds := time.Since(start).Seconds()
+	runtime.GC()
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	b.Logf("%.0f upserts/s, with what draws the numbers; heap with %d points: %.1f MiB", n/seconds, n, float64(memory.HeapAlloc)/(1<<20))
 	query := indextest.Memory(rng, m, h)
 	data := bytes.Repeat([]byte{1}, n*m*h*2)
 

@@ -6,8 +6,6 @@ import (
 	"runtime/debug"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/clara-suite/clara/libs/clara"
 )
 
@@ -80,7 +78,7 @@ func (r *rows) grow(n int) error {
 			}
 			r.size = from + size
 		}
-		chunk, err := unix.Mmap(int(r.f.Fd()), from, int(size), unix.PROT_READ, unix.MAP_SHARED)
+		chunk, err := mapRead(r.f.Fd(), from, int(size))
 		if err != nil {
 			return clara.Errorf(clara.Unavailable, "map %s: %w", r.path, err)
 		}
@@ -100,7 +98,7 @@ func (r *rows) sync() error { return r.f.Sync() }
 func (r *rows) close() error {
 	var err error
 	for _, c := range r.chunks {
-		err = errors.Join(err, unix.Munmap(c))
+		err = errors.Join(err, unmap(c))
 	}
 	r.chunks = nil
 	return errors.Join(err, r.f.Close())

@@ -21,9 +21,10 @@ func Dot(q []float32, v []uint16) float32 {
 	return dotGo(q, v)
 }
 
-// hasF16C: every processor with AVX2 converts halves (Haswell and Excavator on), and
-// x/sys/cpu has no flag of its own for it.
-const hasF16C = true
+func cpuidFeatures() uint32
+
+// hasF16C is read once, as x/sys/cpu has no flag for it and the instruction is slow in virtual machines.
+var hasF16C = cpuidFeatures()>>29&1 == 1
 
 // Kernel names what Dot runs on.
 func Kernel() string {

@@ -77,3 +77,12 @@ loop2:
 	VMOVSS X0, ret+24(FP)
 	VZEROUPPER
 	RET
+
+// func cpuidFeatures() uint32
+// ECX of CPUID leaf 1.
+TEXT ·cpuidFeatures(SB), NOSPLIT, $0-4
+	MOVL $1, AX
+	MOVL $0, CX
+	CPUID
+	MOVL CX, ret+0(FP)
+	RET
