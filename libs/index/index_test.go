@@ -81,8 +81,8 @@ func TestTLS(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// TestQdrant runs the suite on a real server: make contract QDRANT_ADDR=host:6334.
-func TestQdrant(t *testing.T) {
+// TestContract runs the suite on a real server: make contract QDRANT_ADDR=host:6334.
+func TestContract(t *testing.T) {
 	addr := os.Getenv("QDRANT_ADDR")
 	if addr == "" {
 		t.Skip("not run against a real Qdrant: set QDRANT_ADDR to its host:port (gRPC)")
