@@ -172,10 +172,11 @@ func (in *inline) run(n *ooxml.Node) {
 		return
 	}
 	s := in.format(rPr)
+	font := rPr.Kid("w:rFonts").Attr("w:ascii")
 	for _, k := range ooxml.Resolve(n.Kids) {
 		switch k.Name {
 		case "w:t":
-			in.text(k.Text, s)
+			in.text(symbols(font, k.Text), s)
 		case "w:tab", "w:ptab":
 			in.text("\t", s)
 		case "w:br", "w:cr":
@@ -458,6 +459,27 @@ func chartBlocks(c ooxml.Chart) *ooxml.Node {
 
 func textParagraph(s string) *ooxml.Node {
 	return &ooxml.Node{Name: "w:p", Kids: []*ooxml.Node{{Name: "w:r", Kids: []*ooxml.Node{{Name: "w:t", Text: s}}}}}
+}
+
+// symbols returns text of a font whose letters look like signs as those signs;
+// of any other font as it is.
+func symbols(font, s string) string {
+	if f := strings.ToLower(font); f != "wingdings" && f != "symbol" {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		c := r
+		if r > ' ' && r <= 0xff {
+			c = 0xf000 + r
+		}
+		if t := symbol(font, strconv.FormatInt(int64(c), 16)); t != "" {
+			b.WriteString(t)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // symbol returns the character of a symbol font.

@@ -186,7 +186,7 @@ func (r *reader) paragraph(n *ooxml.Node) {
 	switch {
 	case p.joined:
 	case p.code:
-		r.code = append(r.code, p.line.Plain())
+		r.code = append(r.code, p.line.Text())
 	case p.line.Blank() && p.display == nil:
 		if len(r.code) > 0 {
 			r.code = append(r.code, "")

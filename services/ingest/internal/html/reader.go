@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	readability "codeberg.org/readeck/go-readability/v2"
 	"golang.org/x/net/html"
@@ -12,7 +14,6 @@ import (
 	"golang.org/x/text/encoding"
 	"golang.org/x/text/encoding/htmlindex"
 	"golang.org/x/text/transform"
-	"unicode/utf8"
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/services/ingest/internal/doc"
@@ -30,6 +31,7 @@ const (
 	// maxReadable is the size up to which the main content is looked for by
 	// the density of text, which takes time.
 	maxReadable = 4 << 20
+	maxElements = 50_000
 )
 
 // Read reads a page as a document of one page. Errors: Invalid (over a limit,
@@ -63,7 +65,7 @@ func (Reader) Read(ctx context.Context, r io.ReaderAt, size int64, opts doc.Opti
 	}
 	main := content(tree)
 	if len(page) <= maxReadable {
-		main = readable(page, main)
+		main = readable(main)
 	}
 	c := &converter{ctx: ctx, doc: d, opts: opts}
 	c.children(main)
@@ -89,13 +91,23 @@ func (Reader) Read(ctx context.Context, r io.ReaderAt, size int64, opts doc.Opti
 // unless the bytes contradict it.
 func decode(raw []byte) ([]byte, error) {
 	enc, name, certain := charset.DetermineEncoding(raw[:min(len(raw), 1024)], "")
-	if !certain || name == "utf-8" && !utf8.Valid(raw) {
-		var err error
-		if name, enc, err = text.Detect(bytes.NewReader(raw), int64(len(raw))); err != nil {
-			return nil, err
+	if !certain {
+		// A declaration is not certain either; these two are also what is
+		// returned where there is none.
+		declared := name != "windows-1252" && name != "utf-8" || name == "utf-8" && utf8.Valid(raw) || declares1252(raw)
+		if declared {
+			if out, err := enc.NewDecoder().Bytes(raw); err != nil || 50*bytes.Count(out, []byte("\ufffd")) > len(out) {
+				declared = false
+			}
 		}
-		if enc == nil {
-			enc = encoding.Nop
+		if !declared {
+			var err error
+			if name, enc, err = text.Detect(bytes.NewReader(raw), int64(len(raw))); err != nil {
+				return nil, err
+			}
+			if enc == nil {
+				enc = encoding.Nop
+			}
 		}
 	}
 	if name == "gbk" || name == "gb2312" {
@@ -108,6 +120,17 @@ func decode(raw []byte) ([]byte, error) {
 		return nil, clara.Errorf(clara.Invalid, "read the page: decode %s: %w", name, err)
 	}
 	return bytes.ToValidUTF8(out, []byte("\ufffd")), nil
+}
+
+// declares1252 reports whether the page names a Western encoding.
+func declares1252(raw []byte) bool {
+	head := bytes.ToLower(raw[:min(len(raw), 1024)])
+	for _, n := range []string{"windows-1252", "iso-8859-1", "latin1", "us-ascii"} {
+		if bytes.Contains(head, []byte(n)) {
+			return true
+		}
+	}
+	return false
 }
 
 // content returns the part of the page that holds the text: the main element
@@ -180,23 +203,62 @@ func clutter(n *html.Node) bool {
 	return false
 }
 
-// readable looks for the main content by the density of text, and returns it
-// only if nothing that matters is lost by it.
-func readable(page []byte, whole *html.Node) (main *html.Node) {
+// mark is the attribute by which the elements of a page are found again.
+const mark = "data-clara-n"
+
+// readable looks for the main content by the density of text. What it finds
+// only points at the part of the page that is then taken as it is, and only if
+// nothing that matters is lost by it.
+func readable(whole *html.Node) (main *html.Node) {
 	defer func() {
 		if recover() != nil { // the library is written for browsers' trees
 			main = whole
 		}
 	}()
+	var nodes []*html.Node
+	for n := range whole.Descendants() {
+		if n.Type == html.ElementNode {
+			n.Attr = append(n.Attr, html.Attribute{Key: mark, Val: strconv.Itoa(len(nodes))})
+			nodes = append(nodes, n)
+		}
+	}
+	defer func() {
+		for _, n := range nodes {
+			n.Attr = n.Attr[:len(n.Attr)-1]
+		}
+	}()
+	var page bytes.Buffer
+	if len(nodes) > maxElements || html.Render(&page, whole) != nil {
+		return whole
+	}
 	p := readability.NewParser()
-	p.MaxElemsToParse = 50_000
+	p.MaxElemsToParse = 2 * maxElements
 	p.KeepClasses = true
-	article, err := p.Parse(bytes.NewReader(page), nil)
+	article, err := p.Parse(&page, nil)
 	if err != nil || article.Node == nil {
 		return whole
 	}
-	a, b := outline(whole), outline(article.Node)
-	if 2*b.text < a.text || b.tables < a.tables || b.code < a.code || b.items < a.items || b.text > a.text {
+	var at *html.Node
+	for n := range article.Node.Descendants() {
+		i, err := strconv.Atoi(attr(n, mark))
+		if err != nil || i < 0 || i >= len(nodes) {
+			continue
+		}
+		if at = meet(at, nodes[i]); at == whole {
+			return whole
+		}
+	}
+	for at != nil && at != whole && !container(at) {
+		at = at.Parent
+	}
+	if at == nil || at == whole {
+		return whole
+	}
+	a, b := outline(whole), outline(at)
+	if 20*b.text > 19*a.text {
+		return whole // nothing to gain
+	}
+	if 2*b.text < a.text || b.tables < a.tables || b.code < a.code || 2*b.items < a.items {
 		return whole
 	}
 	for h, n := range a.headings {
@@ -204,7 +266,31 @@ func readable(page []byte, whole *html.Node) (main *html.Node) {
 			return whole
 		}
 	}
-	return article.Node
+	return at
+}
+
+// container reports whether an element is a part of a page, not of its text.
+func container(n *html.Node) bool {
+	switch n.Data {
+	case "div", "section", "article", "main":
+		return true
+	}
+	return false
+}
+
+// meet returns the innermost element that holds both.
+func meet(a, b *html.Node) *html.Node {
+	if a == nil {
+		return b
+	}
+	for ; b != nil; b = b.Parent {
+		for p := a; p != nil; p = p.Parent {
+			if p == b {
+				return p
+			}
+		}
+	}
+	return nil
 }
 
 type shape struct {

@@ -67,13 +67,13 @@ func (l *Line) Blank() bool {
 	return true
 }
 
-// Plain returns the text without any Markdown, raw pieces as they are.
-func (l *Line) Plain() string {
+// Text returns the text without any Markdown, raw pieces as they are.
+func (l *Line) Text() string {
 	var b strings.Builder
 	for _, s := range l.spans {
 		b.WriteString(s.text)
 	}
-	return strings.TrimSpace(b.String())
+	return b.String()
 }
 
 // Weight returns how many bytes of visible text the line has, and how many of

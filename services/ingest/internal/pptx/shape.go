@@ -200,10 +200,11 @@ func (p *presentation) sheet(part string) *sheet {
 func (s *sheet) match(ph placeholder) *ooxml.Node {
 	if s.styles == nil {
 		for i, p := range s.phs {
-			if p.idx == ph.idx && p.idx != "" {
+			if kin(p.typ) == kin(ph.typ) && (index(p.idx) == index(ph.idx) || kin(p.typ) == "title") {
 				return s.shapes[i]
 			}
 		}
+		return nil
 	}
 	for i, p := range s.phs {
 		if p.typ == ph.typ || kin(p.typ) == kin(ph.typ) {
@@ -211,6 +212,14 @@ func (s *sheet) match(ph placeholder) *ooxml.Node {
 		}
 	}
 	return nil
+}
+
+// index is a placeholder's index; none is 0.
+func index(s string) string {
+	if s == "" {
+		return "0"
+	}
+	return s
 }
 
 // kin is the kind of the master's placeholder that a type inherits from.

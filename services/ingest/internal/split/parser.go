@@ -44,13 +44,16 @@ func (s *splitter) read(r io.Reader) error {
 		}
 		chunk, err := br.ReadSlice('\n')
 		line := rest + string(chunk)
+		if !utf8.ValidString(line) && (err == nil || err == io.EOF) {
+			line = strings.ToValidUTF8(line, "\ufffd")
+		}
 		rest = ""
 		switch err {
 		case nil:
 			line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
 		case bufio.ErrBufferFull:
 			n := lastSpace(line)
-			line, rest = line[:n], line[n:]
+			line, rest = strings.ToValidUTF8(line[:n], "\ufffd"), line[n:]
 			if err := s.parse.part(line, cut); err != nil {
 				return err
 			}
@@ -86,17 +89,15 @@ func lastSpace(s string) int {
 	if i := strings.LastIndexAny(s, " \t"); i > 0 {
 		return i
 	}
-	n := len(s)
-	for n > 0 && n > len(s)-utf8.UTFMax && !utf8.RuneStart(s[n-1]) {
-		n--
+	for i := 1; i < utf8.UTFMax && i < len(s); i++ {
+		if utf8.RuneStart(s[len(s)-i]) {
+			if !utf8.FullRuneInString(s[len(s)-i:]) {
+				return len(s) - i
+			}
+			break
+		}
 	}
-	if n > 1 && !utf8.FullRuneInString(s[n-1:]) {
-		n--
-	}
-	if n == 0 {
-		return len(s)
-	}
-	return n
+	return len(s)
 }
 
 // part takes a piece of a line that is too long to be anything but text.

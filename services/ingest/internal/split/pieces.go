@@ -25,12 +25,14 @@ func pieces(text string, was grain, limit int, f func(string, grain) error) erro
 	case sentences:
 		return each(text, wordEnd, func(s string) error { return f(s, words) })
 	}
-	// No more tokens than bytes: pieces of a quarter of the limit fit for sure.
+	// Hardly a tokenizer has more tokens than bytes: pieces of a quarter of the
+	// limit fit, with little left over when they are put together again.
 	size := max(limit/4, utf8.UTFMax)
 	for len(text) > 0 {
-		n := min(size, len(text))
-		for n < len(text) && !utf8.RuneStart(text[n]) {
-			n++
+		n := 0
+		for n < size && n < len(text) {
+			_, w := utf8.DecodeRuneInString(text[n:])
+			n += w
 		}
 		if err := f(text[:n], runes); err != nil {
 			return err

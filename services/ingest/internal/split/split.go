@@ -239,7 +239,13 @@ func (s *splitter) put(u unit) error {
 		u.group = nil
 	}
 	if u.group == nil && u.tokens > limit {
-		return s.cut(u)
+		if u.fine < runes {
+			return s.cut(u)
+		}
+		if err := s.flush(true); err != nil {
+			return err
+		}
+		return s.passage([]unit{u}) // halves it down to single characters
 	}
 	if s.tokens+s.cost(u) > limit {
 		if err := s.flush(false); err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -284,12 +285,16 @@ func TestStreamIsFlat(t *testing.T) {
 func FuzzStream(f *testing.F) {
 	f.Add("# A\n\ntext | b\n--|--\nx|y\n\n```\ncode\n", 16)
 	f.Add("- a\n  - b\n\n1. c\n\nSetext\n===\n", 20)
+	f.Add(strings.Repeat("\xa5", 700), 52)
 	f.Add("\xff\xfe汉字，没有。空格\r\n", 17)
 	f.Fuzz(func(t *testing.T, s string, max int) {
 		if max < split.MinTokens || max > 4000 {
 			max = split.MinTokens
 		}
 		err := split.Stream(context.Background(), bufio.NewReader(strings.NewReader(s)), split.Options{MaxTokens: max, Count: count}, func(p clara.Passage) error {
+			if !utf8.ValidString(p.Text) {
+				t.Fatal("a passage is not UTF-8")
+			}
 			if p.Tokens > max {
 				t.Fatalf("a passage of %d tokens, the limit is %d", p.Tokens, max)
 			}
