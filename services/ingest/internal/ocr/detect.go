@@ -10,7 +10,8 @@ import (
 // Of detection: sides in pixels, probabilities, and how far a region is grown.
 const (
 	detMinSide   = 736
-	detMaxSide   = 2000
+	detMaxSide   = 1600
+	detMaxScale  = 2.0
 	detThreshold = 0.3
 	boxThreshold = 0.5
 	unclipRatio  = 1.6
@@ -21,7 +22,7 @@ const (
 func (e *Engine) detect(p *pixmap) ([]quad, error) {
 	scale := 1.0
 	if m := min(p.w, p.h); m < detMinSide {
-		scale = detMinSide / float64(m)
+		scale = min(detMinSide/float64(m), detMaxScale)
 	}
 	if m := float64(max(p.w, p.h)) * scale; m > detMaxSide {
 		scale *= detMaxSide / m

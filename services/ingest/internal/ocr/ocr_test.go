@@ -1,0 +1,98 @@
+package ocr_test
+
+import (
+	"context"
+	"image"
+	"image/color"
+	"image/draw"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/image/font"
+	"golang.org/x/image/font/gofont/goregular"
+	"golang.org/x/image/font/opentype"
+	"golang.org/x/image/math/fixed"
+
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/services/ingest/internal/ocr"
+)
+
+// drawn returns lines of text in black on white.
+func drawn(t *testing.T, lines ...string) *image.RGBA {
+	t.Helper()
+	f, err := opentype.Parse(goregular.TTF)
+	require.NoError(t, err)
+	face, err := opentype.NewFace(f, &opentype.FaceOptions{Size: 28, DPI: 72})
+	require.NoError(t, err)
+	img := image.NewRGBA(image.Rect(0, 0, 700, 60+60*len(lines)))
+	draw.Draw(img, img.Bounds(), image.White, image.Point{}, draw.Src)
+	for i, l := range lines {
+		d := font.Drawer{Dst: img, Src: image.Black, Face: face, Dot: fixed.P(40, 60+60*i)}
+		d.DrawString(l)
+	}
+	return img
+}
+
+// turned turns the picture a quarter clockwise.
+func turned(img *image.RGBA) *image.RGBA {
+	b := img.Bounds()
+	out := image.NewRGBA(image.Rect(0, 0, b.Dy(), b.Dx()))
+	for y := range b.Dy() {
+		for x := range b.Dx() {
+			out.Set(b.Dy()-1-y, x, img.At(x, y))
+		}
+	}
+	return out
+}
+
+func TestMissingModels(t *testing.T) {
+	e := ocr.New(ocr.Config{Dir: t.TempDir()})
+	defer e.Close()
+	_, err := e.Recognize(context.Background(), image.NewGray(image.Rect(0, 0, 8, 8)))
+	assert.Equal(t, clara.State, clara.KindOf(err))
+	assert.ErrorContains(t, err, "scripts/deps.sh ocr")
+}
+
+func TestRecognize(t *testing.T) {
+	e := ocr.New(ocr.Config{})
+	defer e.Close()
+	if err := e.Ready(); err != nil {
+		t.Skipf("NOT RUN: reading pictures needs the OCR models and ONNX Runtime: %v", err)
+	}
+	want := []string{"The ordinary fee is 42 euros", "and every window stays open"}
+	page := drawn(t, want...)
+	quarter := turned(page)
+	half := turned(quarter)
+	for _, c := range []struct {
+		name string
+		img  image.Image
+	}{{"upright", page}, {"clockwise", quarter}, {"upside down", half}, {"anticlockwise", turned(half)}} {
+		t.Run(c.name, func(t *testing.T) {
+			start := time.Now()
+			lines, err := e.Recognize(context.Background(), c.img)
+			t.Log(time.Since(start))
+			require.NoError(t, err)
+			require.Len(t, lines, len(want))
+			for i, l := range lines {
+				assert.Equal(t, strings.ReplaceAll(want[i], " ", ""), strings.ReplaceAll(l.Text, " ", ""))
+				assert.Greater(t, l.Score, 0.8)
+			}
+		})
+	}
+	t.Run("nothing to read", func(t *testing.T) {
+		img := image.NewRGBA(image.Rect(0, 0, 300, 200))
+		draw.Draw(img, img.Bounds(), image.NewUniform(color.White), image.Point{}, draw.Src)
+		lines, err := e.Recognize(context.Background(), img)
+		require.NoError(t, err)
+		assert.Empty(t, lines)
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_, err := e.Recognize(ctx, page)
+		assert.ErrorIs(t, err, context.Canceled)
+	})
+}
