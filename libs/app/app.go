@@ -361,3 +361,13 @@ func health() int {
 	}
 	return 0
 }
+
+// MayJob reports whether the caller may see a job: one on a collection is for those who may see the collection,
+// any other for holders of a token for all.
+func MayJob(ctx context.Context, j *jobv1.Job) bool {
+	id, ok := strings.CutPrefix(j.Target, "collections/")
+	if !ok {
+		id = "*"
+	}
+	return rpc.CallerOf(ctx).May(id)
+}

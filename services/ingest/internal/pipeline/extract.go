@@ -23,7 +23,9 @@ const ExtractVersion = "1"
 // maxExtract bounds a stored extract: more text than any limit of a reader lets through.
 const maxExtract = 1 << 30
 
-func extractKey(content string) string { return "extracts/" + content + "-" + ExtractVersion + ".json.gz" }
+func extractKey(content string) string {
+	return "extracts/" + content + "-" + ExtractVersion + ".json.gz"
+}
 
 // storeExtract keeps what was read from a file.
 func storeExtract(ctx context.Context, b *blob.Bucket, content string, d *doc.Document) (string, error) {

@@ -34,8 +34,8 @@ type Jobs interface {
 	Progress(job string, item *jobv1.Item)
 	// Cancelled reports whether somebody asked the job to stop.
 	Cancelled(ctx context.Context, job string) (bool, error)
-	// End ends a job that has no items.
-	End(ctx context.Context, job string, state jobv1.Job_State, detail string) error
+	// Seal says that no more items will come.
+	Seal(ctx context.Context, job string) error
 }
 
 // Pipeline is the handlers. Safe for concurrent use.
@@ -463,7 +463,6 @@ func (p Activated) Handle(ctx context.Context, e *eventv1.ModelActivated) error 
 	if err != nil {
 		return err
 	}
-	moving := 0
 	var errs []error
 	for _, c := range collections {
 		id := catalog.CollectionID(c.Name)
@@ -481,8 +480,10 @@ func (p Activated) Handle(ctx context.Context, e *eventv1.ModelActivated) error 
 			c.NextIndex, c.NextModel, c.NextJob = next, e.Model, e.Job
 			return nil
 		})
+		if err == nil {
+			err = p.Jobs.Item(ctx, e.Job, moved(c, 0, 0, 0))
+		}
 		if err == nil && c.NextIndex != "" {
-			moving++
 			err = p.move(ctx, c)
 		}
 		if err != nil && clara.KindOf(err) != clara.NotFound {
@@ -492,10 +493,20 @@ func (p Activated) Handle(ctx context.Context, e *eventv1.ModelActivated) error 
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if moving == 0 && e.Job != "" {
-		return p.Jobs.End(ctx, e.Job, jobv1.Job_STATE_SUCCEEDED, "in use")
+	return p.Jobs.Seal(ctx, e.Job)
+}
+
+// moved is a collection as an item of the job that moves it to another model.
+func moved(c *ingestv1.Collection, done, total, failed int64) *jobv1.Item {
+	item := &jobv1.Item{Name: c.Name, Label: c.Name, State: jobv1.Job_STATE_RUNNING, Stage: "indexing",
+		Progress: &jobv1.Progress{Done: done, Total: total, Unit: "documents"}}
+	if c.NextIndex == "" {
+		item.State = jobv1.Job_STATE_SUCCEEDED
+		if failed > 0 {
+			item.State, item.Error = jobv1.Job_STATE_PARTIAL, fmt.Sprintf("%d documents could not be indexed for the model; clara docs list says why", failed)
+		}
 	}
-	return nil
+	return item
 }
 
 // concerns reports whether an activation is about a collection.
@@ -575,6 +586,7 @@ func (p *Pipeline) advance(ctx context.Context, c *ingestv1.Collection) error {
 		}
 	}
 	if done < total {
+		p.Jobs.Progress(c.NextJob, moved(c, done, total, failed))
 		return nil
 	}
 	how, err := p.Models.Cutting(ctx, c.NextModel)
@@ -582,7 +594,7 @@ func (p *Pipeline) advance(ctx context.Context, c *ingestv1.Collection) error {
 		return err
 	}
 	job, switched := "", false
-	_, err = p.Catalog.ModifyCollection(ctx, id, func(c *ingestv1.Collection) error {
+	current, err := p.Catalog.ModifyCollection(ctx, id, func(c *ingestv1.Collection) error {
 		switched = c.NextIndex == next && !c.Deleted
 		if !switched {
 			return events.Unchanged
@@ -609,26 +621,5 @@ func (p *Pipeline) advance(ctx context.Context, c *ingestv1.Collection) error {
 		}
 	}
 	p.Log.Info("collection moved", "collection", id, "index", next)
-	if job == "" {
-		return nil
-	}
-	if others, err := p.waiting(ctx, job); err != nil || others {
-		return err
-	}
-	state, detail := jobv1.Job_STATE_SUCCEEDED, "in use"
-	if failed > 0 {
-		state, detail = jobv1.Job_STATE_PARTIAL, fmt.Sprintf("in use; %d documents could not be indexed for it", failed)
-	}
-	return p.Jobs.End(ctx, job, state, detail)
-}
-
-// waiting reports whether a collection still moves on behalf of the job.
-func (p *Pipeline) waiting(ctx context.Context, job string) (bool, error) {
-	all, err := p.Catalog.Collections(ctx)
-	for _, c := range all {
-		if c.NextJob == job && !c.Deleted {
-			return true, err
-		}
-	}
-	return false, err
+	return p.Jobs.Item(ctx, job, moved(current, done, total, failed))
 }

@@ -36,7 +36,8 @@ type Jobs interface {
 	Start(ctx context.Context, kind, target, detail, requestID string) (*jobv1.Job, error)
 	Item(ctx context.Context, job string, item *jobv1.Item) error
 	// Seal says that no more items will come: the job ends with the last of them.
-	Seal(ctx context.Context, job string) (*jobv1.Job, error)
+	Seal(ctx context.Context, job string) error
+	Get(ctx context.Context, job string) (*jobv1.Job, error)
 }
 
 // Server implements clara.ingest.v1.IngestService. Safe for concurrent use.
@@ -228,7 +229,14 @@ func (s *Server) StartIngest(ctx context.Context, r *ingestv1.StartIngestRequest
 
 // FinishIngest says that no more files will come.
 func (s *Server) FinishIngest(ctx context.Context, r *ingestv1.FinishIngestRequest) (*jobv1.Job, error) {
-	return s.Jobs.Seal(ctx, r.Name)
+	return s.seal(ctx, r.Name)
+}
+
+func (s *Server) seal(ctx context.Context, job string) (*jobv1.Job, error) {
+	if err := s.Jobs.Seal(ctx, job); err != nil {
+		return nil, err
+	}
+	return s.Jobs.Get(ctx, job)
 }
 
 // UploadDocument stores a file and accepts it.
@@ -495,7 +503,7 @@ func (s *Server) ReprocessDocument(ctx context.Context, r *ingestv1.ReprocessDoc
 			return nil, err
 		}
 	}
-	return s.Jobs.Seal(ctx, job.Name)
+	return s.seal(ctx, job.Name)
 }
 
 // GetFile streams a document's file.

@@ -1,0 +1,53 @@
+package ingest
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/clara-suite/clara/services/ingest/internal/doc"
+	"github.com/clara-suite/clara/services/ingest/internal/extract"
+	"github.com/clara-suite/clara/services/ingest/internal/pdf"
+)
+
+// Names of what an extraction returns, for programs that read files without the service.
+type (
+	// Document is a file as Markdown.
+	Document = doc.Document
+	// ExtractOptions are what a caller may ask of an extraction.
+	ExtractOptions = doc.Options
+	// Image is a picture of a document.
+	Image = doc.Image
+)
+
+// ExtractorOptions say how files are read.
+type ExtractorOptions struct {
+	// Timeout bounds one file; 0 is one hour.
+	Timeout time.Duration
+	// Workers is how many pages are read at once; 0 is one a processor.
+	Workers int
+	Log     *slog.Logger
+}
+
+// Extractor reads files of all formats. It is safe for concurrent use.
+type Extractor struct {
+	inner *extract.Extractor
+	pdf   *pdf.Reader
+}
+
+// NewExtractor makes an extractor with all readers. Close frees it.
+func NewExtractor(o ExtractorOptions) *Extractor {
+	reader := pdf.New(pdf.Config{Workers: o.Workers})
+	return &Extractor{pdf: reader, inner: extract.New(extract.Config{
+		Readers: map[doc.Format]doc.Reader{doc.PDF: reader}, Timeout: o.Timeout, Log: o.Log,
+	})}
+}
+
+// Extract reads a file; see the errors of services/ingest/internal/extract.
+func (e *Extractor) Extract(ctx context.Context, name string, r io.ReaderAt, size int64, o ExtractOptions) (*Document, error) {
+	return e.inner.Extract(ctx, name, r, size, o)
+}
+
+// Close frees the readers.
+func (e *Extractor) Close() error { return e.pdf.Close() }
