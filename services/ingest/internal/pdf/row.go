@@ -70,7 +70,7 @@ func buildRows(words []word) []row {
 		r.words = append(r.words, w)
 		r.box = r.box.union(w.box)
 		if w.style.size > r.size*1.15 {
-			r.size = w.style.size
+			r.base, r.size = w.base, w.style.size
 		}
 	}
 	for k := range rows {

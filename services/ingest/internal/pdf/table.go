@@ -500,7 +500,7 @@ func spacedTable(words []word, bounds box, ys []float64) *table {
 	}
 	cols := make([]float64, len(strips))
 	for i, s := range strips {
-		cols[i] = clearest(s, rows[:head])
+		cols[i] = clearest(s, rows[max(head-1, 0):head])
 	}
 	if isProse(rows, cols, bounds) {
 		return nil
