@@ -97,6 +97,9 @@ func (e *Extractor) extract(ctx context.Context, name string, r io.ReaderAt, siz
 			return nil, err
 		}
 	}
+	if kind.Damaged {
+		return nil, clara.Errorf(clara.Corrupt, "this is %s: %s", kind.Name, kind.Hint)
+	}
 	if kind.Format == "" {
 		return nil, clara.Errorf(clara.Unsupported, "this is %s, which is not read: %s", kind.Name, kind.Hint)
 	}
@@ -158,6 +161,9 @@ func decrypt(r io.ReaderAt, size int64, password string) (_ io.ReaderAt, _ int64
 		}
 	}()
 	plain, err := excelize.Decrypt(raw, &excelize.Options{Password: password})
+	if err != nil && !errors.Is(err, excelize.ErrWorkbookPassword) {
+		return nil, 0, clara.Errorf(clara.Corrupt, "it is an encrypted office file that can't be decrypted: %w", err)
+	}
 	if err != nil || !bytes.HasPrefix(plain, []byte("PK")) {
 		return nil, 0, clara.Errorf(clara.Invalid, "it is an office file protected by another password than the one given")
 	}

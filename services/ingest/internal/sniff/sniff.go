@@ -25,6 +25,8 @@ type Kind struct {
 	Hint string
 	// Encrypted is an office file in the container that a password makes of it.
 	Encrypted bool
+	// Damaged is an archive that is not whole.
+	Damaged bool
 }
 
 // head is how much of a file is looked at.
@@ -132,7 +134,7 @@ func archive(name string, b []byte, r io.ReaderAt, size int64) Kind {
 			k = byExtension(name)
 		}
 		if k.Format == "" {
-			return other("a truncated or damaged zip archive", "fetch the file again")
+			k = Kind{Name: "a truncated or damaged zip archive", Hint: "fetch the file again", Damaged: true}
 		}
 		return k
 	}
@@ -327,9 +329,10 @@ func isText(b []byte) bool {
 		}
 	}
 	if z := zeros[0] + zeros[1]; z > 0 {
-		// UTF-16 without a mark: Latin text has zeros in every second byte.
-		half := len(b) / 2
-		return control*50 <= len(b) && half > 0 && (zeros[0] == 0 || zeros[1] == 0) && z*10 >= half
+		// UTF-16 without a mark: Latin letters have a zero in every second place.
+		// A stray zero here and there is still text.
+		more, few := max(zeros[0], zeros[1]), min(zeros[0], zeros[1])
+		return control*50 <= len(b) && (5*more > len(b) && 10*few < more || 1000*z <= len(b))
 	}
 	return control*50 <= len(b)
 }

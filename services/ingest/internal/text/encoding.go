@@ -47,7 +47,8 @@ func Detect(r io.ReaderAt, size int64) (string, encoding.Encoding, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if zeros[0]+zeros[1] > 0 && float64(zeros[0]+zeros[1]) > 0.05*float64(size) {
+	// UTF-16 without a mark: Latin letters have a zero in every second place.
+	if z, few := max(zeros[0], zeros[1]), min(zeros[0], zeros[1]); 5*z > size && 10*few < z {
 		if zeros[1] > zeros[0] {
 			return "utf-16le", unicode.UTF16(unicode.LittleEndian, unicode.IgnoreBOM), nil
 		}

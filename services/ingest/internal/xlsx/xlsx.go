@@ -195,9 +195,11 @@ func single(r []string) int {
 	return at
 }
 
-// areas are merged cells by the row they begin in.
+// areas are the merged cells of a sheet, by the row they begin in.
 type areas struct {
-	list []area
+	byTop map[int][]area
+	// open are those that the row before was in.
+	open []area
 }
 
 type area struct {
@@ -205,38 +207,40 @@ type area struct {
 	value                    string
 }
 
-const maxAreas = 10_000
+const (
+	maxAreas = 100_000
+	// A cell merged over more than that is a decoration of the sheet.
+	maxWide, maxTall = 200, 10_000
+)
 
 func merges(f *excelize.File, name string) (*areas, error) {
 	cells, err := f.GetMergeCells(name)
 	if err != nil {
 		return nil, err
 	}
-	a := &areas{}
-	for _, m := range cells {
-		if len(a.list) >= maxAreas {
-			break
-		}
+	a := &areas{byTop: map[int][]area{}}
+	for _, m := range cells[:min(len(cells), maxAreas)] {
 		left, top, err1 := excelize.CellNameToCoordinates(m.GetStartAxis())
 		right, bottom, err2 := excelize.CellNameToCoordinates(m.GetEndAxis())
-		if err1 != nil || err2 != nil {
+		if err1 != nil || err2 != nil || right-left > maxWide || bottom-top > maxTall || m.GetCellValue() == "" {
 			continue
 		}
-		if right-left > 200 || bottom-top > 10_000 {
-			continue // a decoration over the whole sheet
-		}
-		a.list = append(a.list, area{left, top, right, bottom, m.GetCellValue()})
+		a.byTop[top] = append(a.byTop[top], area{left, top, right, bottom, m.GetCellValue()})
 	}
 	return a, nil
 }
 
 // apply puts the value of merged cells into every cell of row n that they
-// cover. A title merged across the sheet stays one value.
+// cover; rows come in order. A title merged across the sheet stays one value.
 func (a *areas) apply(n int, cells []string) []string {
-	for _, m := range a.list {
-		if n < m.top || n > m.bottom || m.value == "" {
-			continue
+	open := a.open[:0]
+	for _, m := range a.open {
+		if m.bottom >= n {
+			open = append(open, m)
 		}
+	}
+	a.open = append(open, a.byTop[n]...)
+	for _, m := range a.open {
 		if m.top == m.bottom && alone(cells, m) {
 			continue
 		}
