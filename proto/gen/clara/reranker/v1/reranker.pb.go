@@ -268,7 +268,9 @@ type RetrieveResponse struct {
 	Mode    Mode    `protobuf:"varint,4,opt,name=mode,proto3,enum=clara.reranker.v1.Mode" json:"mode,omitempty"`
 	Seconds float64 `protobuf:"fixed64,5,opt,name=seconds,proto3" json:"seconds,omitempty"`
 	// Whether the package has an encoder and a decoder adapter.
-	Memory        bool `protobuf:"varint,6,opt,name=memory,proto3" json:"memory,omitempty"`
+	Memory bool `protobuf:"varint,6,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Nothing can be found yet: the collection has no searchable passage.
+	Empty         bool `protobuf:"varint,7,opt,name=empty,proto3" json:"empty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +343,13 @@ func (x *RetrieveResponse) GetSeconds() float64 {
 func (x *RetrieveResponse) GetMemory() bool {
 	if x != nil {
 		return x.Memory
+	}
+	return false
+}
+
+func (x *RetrieveResponse) GetEmpty() bool {
+	if x != nil {
+		return x.Empty
 	}
 	return false
 }
@@ -587,7 +596,7 @@ const file_clara_reranker_v1_reranker_proto_rawDesc = "" +
 	"collection\x12\x1a\n" +
 	"\bquestion\x18\x02 \x01(\tR\bquestion\x12\x13\n" +
 	"\x05top_k\x18\x03 \x01(\x05R\x04topK\x12+\n" +
-	"\x04mode\x18\x04 \x01(\x0e2\x17.clara.reranker.v1.ModeR\x04mode\"\xdb\x01\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\x17.clara.reranker.v1.ModeR\x04mode\"\xf1\x01\n" +
 	"\x10RetrieveResponse\x12<\n" +
 	"\n" +
 	"candidates\x18\x01 \x03(\v2\x1c.clara.reranker.v1.CandidateR\n" +
@@ -596,7 +605,8 @@ const file_clara_reranker_v1_reranker_proto_rawDesc = "" +
 	"\x05model\x18\x03 \x01(\tR\x05model\x12+\n" +
 	"\x04mode\x18\x04 \x01(\x0e2\x17.clara.reranker.v1.ModeR\x04mode\x12\x18\n" +
 	"\aseconds\x18\x05 \x01(\x01R\aseconds\x12\x16\n" +
-	"\x06memory\x18\x06 \x01(\bR\x06memory\"\xbd\x01\n" +
+	"\x06memory\x18\x06 \x01(\bR\x06memory\x12\x14\n" +
+	"\x05empty\x18\a \x01(\bR\x05empty\"\xbd\x01\n" +
 	"\rRerankRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12@\n" +
 	"\aqueries\x18\x02 \x03(\v2&.clara.reranker.v1.RerankRequest.QueryR\aqueries\x12\x13\n" +
