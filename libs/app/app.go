@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/clara-suite/clara/libs/blob"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/config"
@@ -267,6 +269,8 @@ func (a *App) Run(ctx context.Context, drainDelay time.Duration, units []lifecyc
 // Service is what Main runs: its settings, the types of job it does, and its constructor.
 type Service struct {
 	Name, Description string
+	// Listen is the address used where none is set.
+	Listen string
 	// Settings is a pointer to the service's settings struct, in which Config is embedded.
 	Settings any
 	Config   *Config
@@ -284,7 +288,8 @@ func Main(s Service) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	parsed, err := config.Parse(s.Settings, config.Options{Name: s.Name, Description: s.Description, Version: telemetry.Version, Args: os.Args[1:]})
+	parsed, err := config.Parse(s.Settings, config.Options{Name: s.Name, Description: s.Description, Version: telemetry.Version, Args: os.Args[1:],
+		Kong: []kong.Option{kong.Vars{"listen": s.Listen}}})
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", s.Name, err)
 		return 2

@@ -29,7 +29,7 @@ import (
 
 // Config is the part of a service's settings that says how it is reached.
 type Config struct {
-	Listen       string        `help:"Address to listen on, host:port; empty: not at all (only within the process)." env:"CLARA_LISTEN" default:"127.0.0.1:0"`
+	Listen       string        `help:"Address to listen on, host:port; empty: not at all (only within the process)." env:"CLARA_LISTEN" default:"${listen}"`
 	Insecure     bool          `help:"Allow listening beyond loopback without tokens and without TLS." env:"CLARA_INSECURE"`
 	TLSCert      string        `name:"tls-cert" help:"Certificate of the server, PEM." env:"CLARA_TLS_CERT" placeholder:"FILE"`
 	TLSKey       string        `name:"tls-key" help:"Key of the certificate, PEM." env:"CLARA_TLS_KEY" placeholder:"FILE"`

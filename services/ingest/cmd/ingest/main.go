@@ -18,7 +18,7 @@ func main() {
 		Ingest ingest.Config `embed:"" prefix:"ingest-"`
 	}
 	os.Exit(app.Main(app.Service{
-		Name: "clara-ingest", Description: "Collections, documents and their passages.",
+		Name: "clara-ingest", Description: "Collections, documents and their passages.", Listen: "127.0.0.1:7411",
 		Settings: &settings, Config: &settings.Config, JobTypes: []string{ingest.JobType, ingest.ModelJobType}, Events: true,
 		Build: func(ctx context.Context, a *app.App) ([]lifecycle.Unit, error) {
 			s, err := ingest.New(ctx, settings.Ingest, a)
