@@ -117,7 +117,7 @@ func NewConsumer[T proto.Message](conn *Conn, service string, h Handler[T], opts
 	return c, errors.Join(err, err2)
 }
 
-// fetchWait is the longest that a drain waits for a fetch that found nothing.
+// fetchWait is how long the server keeps a request for events open, and so the longest that events can come after a drain.
 const fetchWait = time.Second
 
 // Run takes events until Drain is called or ctx ends, and returns when none is at work any more.
@@ -177,16 +177,35 @@ func (c *Consumer) fetch(ctx context.Context, durable jetstream.Consumer) error 
 	if err != nil {
 		return err
 	}
-	for msg := range batch.Messages() {
-		free--
-		c.idle.Add(1)
-		go func() {
-			defer c.idle.Done()
-			defer func() { <-c.slots }()
-			c.work(ctx, msg)
-		}()
+	msgs := batch.Messages()
+	for {
+		select {
+		case msg, ok := <-msgs:
+			if !ok {
+				return batch.Error()
+			}
+			free--
+			c.idle.Add(1)
+			go func() {
+				defer c.idle.Done()
+				defer func() { <-c.slots }()
+				c.work(ctx, msg)
+			}()
+		case <-c.draining:
+			go giveBack(msgs)
+			return nil
+		case <-ctx.Done():
+			go giveBack(msgs)
+			return nil
+		}
 	}
-	return batch.Error()
+}
+
+// giveBack returns what a fetch still brings after the consumer has stopped taking, until the fetch ends.
+func giveBack(msgs <-chan jetstream.Msg) {
+	for msg := range msgs {
+		_ = msg.Nak() // if the connection is gone too, the ack wait gives it back
+	}
 }
 
 // Drain stops taking events and waits for those at work, as long as ctx allows.

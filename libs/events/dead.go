@@ -9,8 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/clara-suite/clara/libs/clara"
 )
 
 // DeadLetter is an event that its consumer gave up.
@@ -93,8 +91,11 @@ func (c *Conn) Discard(ctx context.Context, sequence uint64) error {
 		return wrap(ctx, err, "open dead letters")
 	}
 	err = stream.DeleteMsg(ctx, sequence)
-	if err = wrap(ctx, err, "discard dead letter %d", sequence); clara.KindOf(err) == clara.NotFound {
-		return nil
+	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		// The client hides the reason: look whether it is gone.
+		if _, gerr := stream.GetMsg(ctx, sequence); errors.Is(gerr, jetstream.ErrMsgNotFound) {
+			return nil
+		}
 	}
-	return err
+	return wrap(ctx, err, "discard dead letter %d", sequence)
 }

@@ -6,6 +6,7 @@ package natstest
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,10 +105,12 @@ func (s *Server) Connect(opts events.Options) *events.Conn {
 	return conn
 }
 
-// testWriter sends the log to the test's own.
+// testWriter sends the log to the test's own, as long as the test runs.
 type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Log(string(p))
+	if w.t.Context().Err() == nil { // ends just before the test's cleanups
+		w.t.Log(strings.TrimSpace(string(p)))
+	}
 	return len(p), nil
 }
