@@ -15,6 +15,7 @@ import (
 	"github.com/clara-suite/clara/libs/config"
 	"github.com/clara-suite/clara/libs/telemetry"
 	"github.com/clara-suite/clara/services/clara/internal/cli"
+	"github.com/clara-suite/clara/services/clara/internal/gateway"
 	"github.com/clara-suite/clara/services/clara/internal/up"
 )
 
@@ -33,6 +34,7 @@ type program struct {
 	Verify      cli.Verify      `cmd:"" help:"Compare this build with a folder of reference figures."`
 	Events      cli.Events      `cmd:"" help:"Publish events and look after those that were given up."`
 	Index       cli.Index       `cmd:"" help:"Serve the embedded index alone."`
+	Gateway     gateway.Cmd     `cmd:"" help:"One address for services that run as containers."`
 	Wait        cli.Wait        `cmd:"" help:"Wait until the suite is ready."`
 }
 
@@ -55,11 +57,12 @@ func run() int {
 	for _, w := range parsed.Warnings {
 		fmt.Fprintln(os.Stderr, "clara:", w)
 	}
-	if parsed.Kong.Command() == "up" {
+	command := parsed.Kong.Command()
+	if serve := map[string]func() (int, error){"up": p.Up.Serve, "gateway": p.Gateway.Serve}[command]; serve != nil {
 		stop() // it waits for signals itself
-		code, err := p.Up.Serve()
+		code, err := serve()
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "clara up:", err)
+			fmt.Fprintf(os.Stderr, "clara %s: %v\n", command, err)
 			return 1
 		}
 		return code
