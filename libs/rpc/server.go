@@ -466,16 +466,16 @@ type namer struct{ s *Server }
 func (n namer) Names() []string { return append(n.s.Services(), healthService) }
 
 func otelOptions(t trace.TracerProvider, m metric.MeterProvider, p propagation.TextMapPropagator) []otelconnect.Option {
-	// Peer addresses as metric labels would grow without bound.
-	opts := []otelconnect.Option{}
+	if p == nil {
+		p = propagation.TraceContext{}
+	}
+	// Peer addresses as metric labels would grow without bound: otelconnect leaves them out unless asked.
+	opts := []otelconnect.Option{otelconnect.WithPropagator(p)}
 	if t != nil {
 		opts = append(opts, otelconnect.WithTracerProvider(t))
 	}
 	if m != nil {
 		opts = append(opts, otelconnect.WithMeterProvider(m))
-	}
-	if p != nil {
-		opts = append(opts, otelconnect.WithPropagator(p))
 	}
 	return opts
 }
