@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/clara-suite/clara/libs/arch"
+	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/onnx/graph"
 )
 
@@ -12,7 +13,11 @@ type Weights func(name string) (shape []int64, at graph.File, err error)
 
 // Build writes the graph of the model, with inputs for LoRA adapters if it is to have any.
 // m.Vocab is the number of rows of the head, memory tokens included (spec clara-model §2).
+// Errors: those of weights, Corrupt for a weight of another shape, Unsupported for heads that the runtime does not take.
 func Build(m arch.Model, weights Weights, adapters bool) (*graph.Builder, error) {
+	if m.HeadDim%16 != 0 {
+		return nil, clara.Errorf(clara.Unsupported, "build graph: heads of %d numbers; the runtime's attention takes multiples of 16", m.HeadDim)
+	}
 	d := &decoder{Builder: graph.New("decoder"), m: m, find: weights, adapters: adapters}
 	d.build()
 	if d.err != nil {
