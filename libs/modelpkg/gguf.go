@@ -9,6 +9,19 @@ import (
 	"github.com/clara-suite/clara/libs/weights"
 )
 
+// Tokenizer opens the tokenizer of a base model: a Hugging Face folder's, or the one inside a GGUF file.
+// src is the open model, base the path it was opened with.
+func Tokenizer(src weights.Source, base string) (*tokenizer.Tokenizer, error) {
+	v, ok, err := ggufVocab(src)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return tokenizer.Load(base)
+	}
+	return tokenizer.FromVocab(v)
+}
+
 // ggufVocab returns the tokenizer inside a GGUF file; ok is false for a Hugging Face folder.
 func ggufVocab(src weights.Source) (v tokenizer.Vocab, ok bool, err error) {
 	files := src.Files()

@@ -23,6 +23,7 @@ import (
 	"github.com/clara-suite/clara/libs/modelpkg"
 	"github.com/clara-suite/clara/libs/safetensors"
 	"github.com/clara-suite/clara/libs/tensor"
+	"github.com/clara-suite/clara/libs/weights"
 )
 
 // Config is config.json of a Hugging Face model; Default is a llama.
@@ -107,10 +108,17 @@ func Base(t testing.TB, dir string, c Config, seed uint64) {
 // adapters of rank 4 for encoder, query reasoner and decoder, all of them at work.
 func Checkpoint(t testing.TB, dir, base string, docMaxLength, rate int, seed uint64) {
 	t.Helper()
-	config, err := os.ReadFile(filepath.Join(base, "config.json"))
+	CheckpointOf(t, dir, base, docMaxLength, rate, 4, seed)
+}
+
+// CheckpointOf writes a random checkpoint on any base, a Hugging Face folder or a GGUF file, for tests
+// that need the size of a real model.
+func CheckpointOf(t testing.TB, dir, base string, docMaxLength, rate, rank int, seed uint64) {
+	t.Helper()
+	src, err := weights.Open(base)
 	require.NoError(t, err)
-	m, err := arch.FromHF(config, nil)
-	require.NoError(t, err)
+	defer src.Close()
+	m := src.Arch()
 	r := rand.New(rand.NewPCG(seed, 2))
 	random := func(name string, scale float64, shape ...int) tensor.View {
 		n := 1
@@ -123,7 +131,6 @@ func Checkpoint(t testing.TB, dir, base string, docMaxLength, rate int, seed uin
 		}
 		return tensor.FromFloat32(name, shape, data)
 	}
-	const rank = 4
 	c := checkpoint.DefaultConfig()
 	c.DecoderModelName, c.DocMaxLength, c.CompressRate, c.GenerationTopK, c.LoraR = base, docMaxLength, rate, 2, rank
 	c.Sep, c.DifferentMemTokens, c.OptimizeMemTokens, c.TrainingStage = true, true, true, "stage2"
@@ -134,29 +141,28 @@ func Checkpoint(t testing.TB, dir, base string, docMaxLength, rate int, seed uin
 			for _, l := range m.Linears() {
 				ka, kb := checkpoint.AKey(layer, l.Name), checkpoint.BKey(layer, l.Name)
 				a.Tensors[ka] = random(ka, 1/math.Sqrt(float64(l.In)), rank, l.In)
-				a.Tensors[kb] = random(kb, 0.3, l.Out, rank)
+				a.Tensors[kb] = random(kb, 0.3/math.Sqrt(float64(rank)), l.Out, rank)
 			}
 		}
 		k.Adapters[name] = a
 	}
-	weights, err := safetensors.OpenFolder(base)
+	// The tables have exactly as many rows as the tokenizer has tokens with the added ones (spec clara-model §2).
+	tok, err := modelpkg.Tokenizer(src, base)
 	require.NoError(t, err)
-	defer weights.Close()
-	grow := func(name string) tensor.View {
-		v, err := weights.Tensor(name)
+	resize := func(name string) tensor.View {
+		v, err := src.Tensor(name)
 		require.NoError(t, err)
 		old, err := v.Float32()
 		require.NoError(t, err)
-		rows := Vocab + c.AddedTokens()
-		out := random(name, 1, rows, m.Hidden)
-		grown, err := out.Float32()
+		out := random(name, 0.1, tok.Len()+c.AddedTokens(), m.Hidden)
+		data, err := out.Float32()
 		require.NoError(t, err)
-		copy(grown, old[:min(len(old), len(grown))])
-		return tensor.FromFloat32(name, out.Shape, grown)
+		copy(data, old[:min(len(old), len(data))])
+		return tensor.FromFloat32(name, out.Shape, data)
 	}
-	k.Embedding = grow(arch.Embedding)
+	k.Embedding = resize(arch.Embedding)
 	if !m.TieEmbeddings {
-		head := grow(arch.Head)
+		head := resize(arch.Head)
 		k.Head = &head
 	}
 	require.NoError(t, os.MkdirAll(dir, 0o755))

@@ -1,0 +1,174 @@
+package infer_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/clara-suite/clara/libs/infer"
+	"github.com/clara-suite/clara/libs/infer/ort"
+	"github.com/clara-suite/clara/libs/modelpkg"
+	"github.com/clara-suite/clara/libs/onnx/graph"
+	"github.com/clara-suite/clara/libs/testkit/tinymodel"
+)
+
+// The benchmarks run on the model that CLARA_BENCH_MODEL names (a Hugging Face folder or a GGUF file; unset: the
+// example model in the cache) with random adapters where they need some. -benchtime 3x is enough.
+func benchBase(b *testing.B) string {
+	if p := os.Getenv("CLARA_BENCH_MODEL"); p != "" {
+		return p
+	}
+	cache := os.Getenv("CLARA_CACHE")
+	if cache == "" {
+		dir, err := os.UserCacheDir()
+		require.NoError(b, err)
+		cache = filepath.Join(dir, "clara")
+	}
+	files, err := filepath.Glob(filepath.Join(cache, "models", "smollm2-135m", "*.gguf"))
+	require.NoError(b, err)
+	require.NotEmpty(b, files, "set CLARA_BENCH_MODEL to a Hugging Face folder or a GGUF file")
+	return files[0]
+}
+
+// benchPackage imports the model once a process, with 16 memory tokens a document of 256.
+func benchPackage(b *testing.B, adapters bool) string {
+	base := benchBase(b)
+	dir := b.TempDir()
+	o := modelpkg.ImportOptions{Base: base}
+	if adapters {
+		o.Checkpoint = filepath.Join(dir, "clara")
+		tinymodel.CheckpointOf(b, o.Checkpoint, base, 256, 16, 16, 1)
+	}
+	_, err := modelpkg.Import(context.Background(), filepath.Join(dir, "package"), o)
+	require.NoError(b, err)
+	return filepath.Join(dir, "package")
+}
+
+// peak measures the rate of float32 matrix products in FLOP/s: the same runtime, one large product.
+func peak(b *testing.B) float64 {
+	const M, K, N = 2048, 576, 1536
+	g := graph.New("sgemm")
+	g.Output("y", g.MatMul(g.Input("x", graph.Float32, graph.Fixed(M), graph.Fixed(K)), g.Floats("w", []int64{K, N}, make([]float32, K*N))))
+	var buf bytes.Buffer
+	_, err := g.WriteTo(&buf)
+	require.NoError(b, err)
+	s, err := ort.OpenBytes(buf.Bytes(), ort.Options{})
+	require.NoError(b, err)
+	defer s.Close()
+	x, err := ort.NewValue(ort.Of(make([]float32, M*K), M, K))
+	require.NoError(b, err)
+	defer x.Close()
+	y, err := ort.NewValue(ort.Of(make([]float32, M*N), M, N))
+	require.NoError(b, err)
+	defer y.Close()
+	bind, err := s.Bind()
+	require.NoError(b, err)
+	defer bind.Close()
+	require.NoError(b, bind.In("x", x))
+	require.NoError(b, bind.Out("y", y))
+	best := 0.0
+	for range 20 {
+		start := time.Now()
+		require.NoError(b, bind.Run())
+		best = max(best, 2*M*K*N/time.Since(start).Seconds())
+	}
+	return best
+}
+
+// BenchmarkCompress compresses documents of 240 to 256 tokens and reports documents/s, tokens/s and
+// the share of the machine's SGEMM rate that their matrix products reach.
+func BenchmarkCompress(b *testing.B) {
+	e := open(b, benchPackage(b, true), infer.Options{})
+	r := rand.New(rand.NewPCG(1, 1))
+	m := e.Manifest()
+	ids := make([][]int32, 16)
+	tokens := 0
+	for i := range ids {
+		ids[i] = words(r, 240+r.IntN(17)+3+m.M)
+		tokens += len(ids[i])
+	}
+	_, err := e.Compress(b.Context(), infer.Encoder, ids[:2])
+	require.NoError(b, err)
+	flops := 0.0
+	for _, l := range m.Arch.Linears() {
+		flops += 2 * float64(l.In) * float64(l.Out) * float64(m.Arch.Layers)
+	}
+	top := peak(b)
+	start := time.Now()
+	for b.Loop() {
+		_, err := e.Compress(b.Context(), infer.Encoder, ids)
+		require.NoError(b, err)
+	}
+	s := time.Since(start).Seconds() / float64(b.N)
+	b.ReportMetric(float64(len(ids))/s, "docs/s")
+	b.ReportMetric(float64(tokens)/s, "tokens/s")
+	b.ReportMetric(flops*float64(tokens)/s/1e9, "GFLOP/s")
+	b.ReportMetric(top/1e9, "SGEMM-GFLOP/s")
+	b.ReportMetric(100*flops*float64(tokens)/s/top, "%SGEMM")
+	reportMemory(b)
+}
+
+// BenchmarkGenerate answers prompts of 256 tokens with 64 tokens, several at once.
+func BenchmarkGenerate(b *testing.B) {
+	for _, adapters := range []bool{false, true} {
+		dir := benchPackage(b, adapters)
+		for _, streams := range []int{1, 4, 8} {
+			b.Run(fmt.Sprintf("adapter=%v/streams=%d", adapters, streams), func(b *testing.B) {
+				e := open(b, dir, infer.Options{Context: 1024})
+				r := rand.New(rand.NewPCG(1, 1))
+				var mu sync.Mutex
+				var prefill, decode, all time.Duration
+				prompts, tokens := 0, 0
+				for b.Loop() {
+					var wg sync.WaitGroup
+					start := time.Now()
+					for range streams {
+						q := infer.Request{Prompt: infer.Prompt{IDs: words(r, 256)}, MaxTokens: 64, StopIDs: []int32{}, Adapter: adapters}
+						wg.Go(func() {
+							_, _, s, err := generate(b.Context(), e, q)
+							mu.Lock()
+							defer mu.Unlock()
+							if err != nil {
+								b.Error(err)
+							}
+							prefill += s.Prefill
+							decode = max(decode, s.Decode)
+							prompts += s.PromptTokens
+							tokens += s.Tokens
+						})
+					}
+					wg.Wait()
+					all += time.Since(start)
+				}
+				b.ReportMetric(float64(prompts)/prefill.Seconds(), "prefill-tokens/s")
+				b.ReportMetric(63*float64(streams)/decode.Seconds(), "decode-tokens/s")
+				b.ReportMetric(float64(tokens)/all.Seconds(), "tokens/s-in-all")
+				reportMemory(b)
+			})
+		}
+	}
+}
+
+func reportMemory(b *testing.B) {
+	runtime.GC()
+	raw, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return // not Linux
+	}
+	for line := range strings.Lines(string(raw)) {
+		var kb float64
+		if n, _ := fmt.Sscanf(line, "RssAnon: %f kB", &kb); n == 1 {
+			b.ReportMetric(kb/1024, "MB-anon")
+		}
+	}
+}
