@@ -48,9 +48,6 @@ func (r *reader) read(n *ooxml.Node) para {
 		r.carry, p.line, p.joined = p.line, markup.Line{}, true
 		return p
 	}
-	if p.line.Blank() {
-		return p // Word shows a number for it, which numbers nothing
-	}
 	if all, _ := p.line.Weight(); all > maxHeading {
 		p.level = max(p.level, bodyLevel)
 	}

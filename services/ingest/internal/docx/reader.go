@@ -77,6 +77,9 @@ type note struct{ kind, id string }
 // maxDepth bounds tables in tables and text boxes in text boxes.
 const maxDepth = 40
 
+// maxProblems is how many problems are told apart.
+const maxProblems = 500
+
 // related returns the tree of the part that the document is related to, nil if
 // there is none; one that can't be read is a problem.
 func (r *reader) related(typ string) *ooxml.Node {
@@ -243,6 +246,9 @@ func (r *reader) flushCode() {
 }
 
 func (r *reader) problem(format string, args ...any) {
+	if len(r.doc.Problems) > maxProblems {
+		return
+	}
 	reason := fmt.Sprintf(format, args...)
 	for _, p := range r.doc.Problems {
 		if p.Reason == reason {

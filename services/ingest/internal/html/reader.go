@@ -238,14 +238,26 @@ func readable(whole *html.Node) (main *html.Node) {
 	if err != nil || article.Node == nil {
 		return whole
 	}
+	// The innermost element that holds all that was found.
 	var at *html.Node
+	var above map[*html.Node]bool
 	for n := range article.Node.Descendants() {
 		i, err := strconv.Atoi(attr(n, mark))
 		if err != nil || i < 0 || i >= len(nodes) {
 			continue
 		}
-		if at = meet(at, nodes[i]); at == whole {
+		hit := nodes[i]
+		for at != nil && hit != nil && !above[hit] {
+			hit = hit.Parent
+		}
+		if hit == nil || hit == whole {
 			return whole
+		}
+		if hit != at {
+			at, above = hit, map[*html.Node]bool{}
+			for p := hit; p != nil; p = p.Parent {
+				above[p] = true
+			}
 		}
 	}
 	for at != nil && at != whole && !container(at) {
@@ -276,21 +288,6 @@ func container(n *html.Node) bool {
 		return true
 	}
 	return false
-}
-
-// meet returns the innermost element that holds both.
-func meet(a, b *html.Node) *html.Node {
-	if a == nil {
-		return b
-	}
-	for ; b != nil; b = b.Parent {
-		for p := a; p != nil; p = p.Parent {
-			if p == b {
-				return p
-			}
-		}
-	}
-	return nil
 }
 
 type shape struct {

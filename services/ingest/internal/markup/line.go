@@ -36,12 +36,30 @@ func (l *Line) Add(text string, s Style) {
 	if s.Script != 0 {
 		text, s.Script = script(text, s.Script), 0
 	}
-	text = clean(text)
-	if n := len(l.spans); n > 0 && !l.spans[n-1].raw && l.spans[n-1].style == s {
-		l.spans[n-1].text += text
-		return
+	l.spans = append(l.spans, span{text: clean(text), style: s})
+}
+
+// merged returns the pieces with neighbours of one style joined.
+func (l *Line) merged() []span {
+	var out []span
+	var b strings.Builder
+	for i := 0; i < len(l.spans); {
+		s := l.spans[i]
+		j := i + 1
+		for j < len(l.spans) && !s.raw && !l.spans[j].raw && l.spans[j].style == s.style {
+			j++
+		}
+		if j > i+1 {
+			b.Reset()
+			for _, t := range l.spans[i:j] {
+				b.WriteString(t.text)
+			}
+			s.text = b.String()
+		}
+		out = append(out, s)
+		i = j
 	}
-	l.spans = append(l.spans, span{text: text, style: s})
+	return out
 }
 
 // AddRaw appends text that is Markdown already: formulas, picture marks, note references.
@@ -104,7 +122,7 @@ func (l *Line) Heading() string {
 
 func (l *Line) render(start, emphasis bool) string {
 	var b strings.Builder
-	spans := l.spans
+	spans := l.merged()
 	for i := 0; i < len(spans); {
 		// A link may hold text of several styles: its pieces are taken together.
 		j := i + 1

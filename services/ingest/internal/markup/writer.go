@@ -188,6 +188,9 @@ func (g *Grid) Cell(text string, cols, rows int) {
 		g.Row()
 	}
 	cols, rows = min(max(cols, 1), maxSpan), min(max(rows, 1), maxSpan)
+	if g.size > maxRepeat {
+		cols, rows = 1, 1
+	}
 	g.fill()
 	for range cols {
 		if g.col >= maxColumns {
@@ -198,7 +201,8 @@ func (g *Grid) Cell(text string, cols, rows int) {
 		}
 		g.put(text)
 		if g.size > maxRepeat {
-			text = ""
+			g.col++
+			return
 		}
 		g.owed[g.col] = owed{text, rows - 1}
 		g.col++
@@ -207,7 +211,7 @@ func (g *Grid) Cell(text string, cols, rows int) {
 
 // fill puts in what rows above owe at the present column.
 func (g *Grid) fill() {
-	for g.col < len(g.owed) && g.owed[g.col].rows > 0 {
+	for g.col < len(g.owed) && g.owed[g.col].rows > 0 && g.size <= maxRepeat {
 		g.put(g.owed[g.col].text)
 		g.owed[g.col].rows--
 		g.col++
@@ -222,7 +226,7 @@ func (g *Grid) put(text string) {
 
 // endRow pays what is owed beyond the last cell.
 func (g *Grid) endRow() {
-	if len(g.rows) == 0 {
+	if len(g.rows) == 0 || g.size > maxRepeat {
 		return
 	}
 	end := 0
@@ -231,7 +235,7 @@ func (g *Grid) endRow() {
 			end = c + 1
 		}
 	}
-	for g.col < end {
+	for g.col < end && g.size <= maxRepeat {
 		if g.fill(); g.col < end {
 			g.put("")
 			g.col++

@@ -14,7 +14,7 @@ import (
 
 const (
 	maxDepth = 256
-	maxNodes = 3_000_000
+	maxNodes = 1_000_000
 )
 
 // Node is an element. Names carry the usual prefix of their namespace ("w:p",
