@@ -2,6 +2,7 @@ package pdf
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/klippa-app/go-pdfium"
@@ -58,8 +60,7 @@ func (e *engine) instance(ctx context.Context) (*instance, error) {
 func (e *engine) start() (pdfium.Pool, error) {
 	cfg := wazero.NewRuntimeConfig().
 		WithCoreFeatures(api.CoreFeaturesV2 | experimental.CoreFeaturesExceptionHandling).
-		WithMemoryLimitPages(wasmPages).
-		WithCloseOnContextDone(true)
+		WithMemoryLimitPages(wasmPages)
 	if e.cacheDir != "" {
 		// A cache that cannot be used costs seconds, not the reading.
 		if cache, err := wazero.NewCompilationCacheWithDir(e.cacheDir); err == nil {
@@ -122,16 +123,75 @@ type instance struct {
 	stack  [12]uint64
 	// out is guest memory for out-parameters, outSize bytes.
 	out uint32
-	ctx context.Context
 	err error
+	// state and the watchdog's two channels belong to guard.
+	state atomic.Int32
 
 	doc uint64
+}
+
+// States of an instance, for its watchdog.
+const (
+	idle     = iota // no function of pdfium is running
+	running         // one is
+	spoiling        // one is, and the watchdog overwrites the memory under it
+	expired         // none is, and none may be started
+)
+
+// guard runs f, which calls pdfium, for at most the limit; then, or when ctx
+// ends, the function under way is made to fail. The runtime could stop it by
+// itself, but only with checks in every loop and call that cost most of its
+// speed. Instead the watchdog fills the instance's memory with ones until the
+// function trips over it: a pointer or an index out of bounds traps. The
+// instance is of no use afterwards; the sandbox holds whatever its memory holds.
+func (in *instance) guard(ctx context.Context, limit time.Duration, f func()) {
+	if in.err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+		}
+		for {
+			switch {
+			case in.state.CompareAndSwap(running, spoiling) || in.state.Load() == spoiling:
+				in.spoil()
+			case in.state.CompareAndSwap(idle, expired) || in.state.Load() == expired:
+				return
+			}
+			select {
+			case <-done:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	f()
+	close(done)
+	<-stopped
+	if in.err != nil && ctx.Err() != nil {
+		in.err = ctx.Err()
+	}
+}
+
+// spoil overwrites the memory of the instance.
+func (in *instance) spoil() {
+	b, _ := in.mem.Read(0, in.mem.Size())
+	for i := range b {
+		b[i] = 0xFF
+	}
 }
 
 const outSize = 4096
 
 func newInstance(p pdfium.Pdfium) (*instance, error) {
-	in := &instance{pdfium: p, ctx: context.Background()}
+	in := &instance{pdfium: p}
 	impl, ok := p.GetImplementation().(implementation)
 	if !ok {
 		return nil, clara.Errorf(clara.Internal, "start pdfium: unexpected binding %T", p.GetImplementation())
@@ -159,10 +219,7 @@ func newInstance(p pdfium.Pdfium) (*instance, error) {
 // close frees all that the instance holds, whatever state it is in.
 func (in *instance) close() {
 	if in.err == nil && in.doc != 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		in.ctx = ctx
-		in.call(fnCloseDocument, in.doc)
+		in.guard(context.Background(), 5*time.Second, func() { in.call(fnCloseDocument, in.doc) })
 	}
 	if in.err != nil {
 		_ = in.pdfium.Kill()
@@ -176,16 +233,25 @@ func (in *instance) call(f fn, args ...uint64) uint64 {
 	if in.err != nil {
 		return 0
 	}
+	if !in.state.CompareAndSwap(idle, running) {
+		in.err = errSpoiled
+		return 0
+	}
 	copy(in.stack[:], args)
-	if err := in.fns[f].CallWithStack(in.ctx, in.stack[:]); err != nil {
-		if ctxErr := in.ctx.Err(); ctxErr != nil {
-			err = ctxErr
-		}
+	err := in.fns[f].CallWithStack(context.Background(), in.stack[:])
+	if !in.state.CompareAndSwap(running, idle) {
+		in.err = errSpoiled
+		return 0
+	}
+	if err != nil {
 		in.err = fmt.Errorf("%s: %w", fnNames[f], err)
 		return 0
 	}
 	return in.stack[0]
 }
+
+// errSpoiled is replaced by the context's error when guard ends.
+var errSpoiled = errors.New("stopped by the watchdog")
 
 // callInt is call for functions that return a C int.
 func (in *instance) callInt(f fn, args ...uint64) int { return int(int32(uint32(in.call(f, args...)))) }
@@ -254,8 +320,7 @@ func (in *instance) text(f fn, args ...uint64) string {
 }
 
 // open loads the document; pages are read from r when they are asked for.
-func (in *instance) open(ctx context.Context, r io.ReaderAt, size int64, password string) error {
-	in.ctx = ctx
+func (in *instance) open(r io.ReaderAt, size int64, password string) error {
 	access, _, err := in.impl.CreateFileAccessReader(size, io.NewSectionReader(r, 0, size))
 	if err != nil {
 		return clara.Errorf(clara.Internal, "open pdf: %w", err)

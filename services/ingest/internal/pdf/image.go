@@ -43,12 +43,22 @@ func newPageReader(in *instance) *pageReader {
 // finish does what needs the loaded page besides its text: recognising text in
 // its picture, and taking out pictures.
 func (r *pageReader) finish(ctx context.Context, rd *reading, page uint64, s *source, l *layout) (*layout, []imageData) {
-	if need := rd.needsOCR(s); need {
+	limit := rd.opts.Limits.PageTimeout
+	if rd.needsOCR(s) {
 		l = r.recognize(ctx, rd, page, s, l)
 	}
-	if rd.opts.Images == nil || r.err != nil {
-		return l, nil
-	}
+	var images []imageData
+	r.guard(ctx, limit, func() {
+		if rd.opts.Images != nil {
+			images = r.images(rd, page, l)
+		}
+		r.call(fnClosePage, page)
+	})
+	return l, images
+}
+
+// images takes the layout's pictures out of the page.
+func (r *pageReader) images(rd *reading, page uint64, l *layout) []imageData {
 	var out []imageData
 	for c := range l.columns {
 		for i := range l.columns[c].items {
@@ -56,10 +66,10 @@ func (r *pageReader) finish(ctx context.Context, rd *reading, page uint64, s *so
 			if p == nil || len(out) >= rd.opts.Limits.MaxImages {
 				continue
 			}
-			d := imageData{picture: p, Image: doc.Image{Page: s.number, Alt: p.alt}}
+			d := imageData{picture: p, Image: doc.Image{Page: l.number, Alt: p.alt}}
 			r.image(rd, page, p, &d)
 			if r.err != nil {
-				return l, nil
+				return nil
 			}
 			if d.data != nil || d.err != "" {
 				d.sum = sha256.Sum256(d.data)
@@ -67,7 +77,7 @@ func (r *pageReader) finish(ctx context.Context, rd *reading, page uint64, s *so
 			}
 		}
 	}
-	return l, out
+	return out
 }
 
 // needsOCR decides whether the page's text has to be read from its picture.
@@ -138,7 +148,8 @@ func (r *pageReader) recognize(ctx context.Context, rd *reading, page uint64, s 
 	if err := rd.ocr.Ready(); err != nil {
 		return fail(what + ": " + firstLine(err.Error()))
 	}
-	img := r.draw(page, s, rd.opts.Limits.MaxPixels)
+	var img *image.RGBA
+	r.guard(ctx, rd.opts.Limits.PageTimeout, func() { img = r.draw(page, s, rd.opts.Limits.MaxPixels) })
 	if img == nil {
 		return fail(what + " and it cannot be drawn")
 	}

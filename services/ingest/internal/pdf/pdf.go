@@ -103,7 +103,8 @@ func (rd *reading) run(ctx context.Context) (*doc.Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	pages := rd.facts(first)
+	pages := 0
+	first.guard(ctx, rd.opts.Limits.PageTimeout, func() { pages = rd.facts(first) })
 	if err := first.err; err != nil {
 		first.close()
 		return nil, clara.Errorf(clara.Corrupt, "open pdf: %w", err)
@@ -257,29 +258,28 @@ func (rd *reading) openInstance(ctx context.Context) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	openCtx, cancel := context.WithTimeout(ctx, rd.opts.Limits.PageTimeout)
-	defer cancel()
-	if err := in.open(openCtx, rd.file, rd.size, rd.opts.Password); err != nil {
+	limit := rd.opts.Limits.PageTimeout
+	in.guard(ctx, limit, func() { err = in.open(rd.file, rd.size, rd.opts.Password) })
+	if in.err != nil {
+		err = in.err
+	}
+	if err != nil {
 		in.close()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			return nil, clara.Errorf(clara.Corrupt, "open pdf: pdfium did not end within %s: %w", rd.opts.Limits.PageTimeout, err)
+		case errors.Is(err, context.DeadlineExceeded):
+			return nil, clara.Errorf(clara.Corrupt, "open pdf: pdfium did not end within %s", limit)
+		case clara.KindOf(err) == clara.Internal:
+			return nil, clara.Errorf(clara.Corrupt, "open pdf: pdfium failed: %s", firstLine(err.Error()))
 		}
 		return nil, err
 	}
-	in.ctx = ctx
 	return in, nil
 }
 
 // facts reads what concerns the whole document and returns its number of pages.
 func (rd *reading) facts(in *instance) int {
-	parent := in.ctx
-	ctx, cancel := context.WithTimeout(parent, rd.opts.Limits.PageTimeout)
-	defer cancel()
-	in.ctx = ctx
-	defer func() { in.ctx = parent }()
 	n := in.callInt(fnGetPageCount, in.doc)
 	key := in.cstring("Title")
 	title := strings.TrimSpace(in.text(fnMetaText, in.doc, key))
@@ -341,8 +341,6 @@ func (w *worker) run(jobs <-chan *task) {
 }
 
 func (w *worker) read(index int) (l *layout, images []imageData, err error) {
-	ctx, cancel := context.WithTimeout(w.ctx, w.opts.Limits.PageTimeout)
-	defer cancel()
 	if w.in == nil {
 		in, err := w.openInstance(w.ctx)
 		if err != nil {
@@ -351,18 +349,22 @@ func (w *worker) read(index int) (l *layout, images []imageData, err error) {
 		w.in, w.pages = in, nil
 	}
 	in := w.in
-	in.ctx = ctx
-	if w.pages == nil {
-		w.pages = newPageReader(in)
-	}
-	page := in.call(fnLoadPage, in.doc, uint64(index))
-	if page != 0 {
-		s := w.pages.read(page, index+1)
-		if in.err == nil {
-			l = arrange(s)
-			l, images = w.pages.finish(ctx, w.reading, page, s, l)
-			in.call(fnClosePage, page)
+	var page uint64
+	var s *source
+	in.guard(w.ctx, w.opts.Limits.PageTimeout, func() {
+		if w.pages == nil {
+			w.pages = newPageReader(in)
 		}
+		if page = in.call(fnLoadPage, in.doc, uint64(index)); page != 0 {
+			s = w.pages.read(page, index+1)
+		}
+	})
+	if in.err == nil && page != 0 {
+		l = arrange(s)
+		// Recognition has its own time: a page of a scan takes seconds.
+		ctx, cancel := context.WithTimeout(w.ctx, w.opts.Limits.PageTimeout)
+		l, images = w.pages.finish(ctx, w.reading, page, s, l)
+		cancel()
 	}
 	if in.err != nil {
 		err := in.err
