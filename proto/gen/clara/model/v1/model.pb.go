@@ -48,9 +48,11 @@ type Model struct {
 	Source     string                 `protobuf:"bytes,16,opt,name=source,proto3" json:"source,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// SHA-256 of the manifest, hex: what the package is addressed by.
-	Digest        string `protobuf:"bytes,18,opt,name=digest,proto3" json:"digest,omitempty"`
-	ReasonerHash  string `protobuf:"bytes,19,opt,name=reasoner_hash,json=reasonerHash,proto3" json:"reasoner_hash,omitempty"`
-	DecoderHash   string `protobuf:"bytes,20,opt,name=decoder_hash,json=decoderHash,proto3" json:"decoder_hash,omitempty"`
+	Digest       string `protobuf:"bytes,18,opt,name=digest,proto3" json:"digest,omitempty"`
+	ReasonerHash string `protobuf:"bytes,19,opt,name=reasoner_hash,json=reasonerHash,proto3" json:"reasoner_hash,omitempty"`
+	DecoderHash  string `protobuf:"bytes,20,opt,name=decoder_hash,json=decoderHash,proto3" json:"decoder_hash,omitempty"`
+	// Of the active package: which activation made it so. Counts up.
+	Generation    int64 `protobuf:"varint,21,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +225,13 @@ func (x *Model) GetDecoderHash() string {
 		return x.DecoderHash
 	}
 	return ""
+}
+
+func (x *Model) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 type ImportModelRequest struct {
@@ -607,7 +616,7 @@ var File_clara_model_v1_model_proto protoreflect.FileDescriptor
 
 const file_clara_model_v1_model_proto_rawDesc = "" +
 	"\n" +
-	"\x1aclara/model/v1/model.proto\x12\x0eclara.model.v1\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9b\x05\n" +
+	"\x1aclara/model/v1/model.proto\x12\x0eclara.model.v1\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x05\n" +
 	"\x05Model\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06family\x18\x02 \x01(\tR\x06family\x12#\n" +
@@ -633,7 +642,10 @@ const file_clara_model_v1_model_proto_rawDesc = "" +
 	"createTime\x12\x16\n" +
 	"\x06digest\x18\x12 \x01(\tR\x06digest\x12#\n" +
 	"\rreasoner_hash\x18\x13 \x01(\tR\freasonerHash\x12!\n" +
-	"\fdecoder_hash\x18\x14 \x01(\tR\vdecoderHash\"\xbe\x01\n" +
+	"\fdecoder_hash\x18\x14 \x01(\tR\vdecoderHash\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x15 \x01(\x03R\n" +
+	"generation\"\xbe\x01\n" +
 	"\x12ImportModelRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\tR\x04base\x12\x1e\n" +
