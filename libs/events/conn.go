@@ -75,6 +75,7 @@ type Conn struct {
 	topology Topology
 	replicas int
 	attempts jetstream.KeyValue
+	batches  bool // the server stores batches in one step
 }
 
 // Connect connects, waiting for the server as long as the settings say, and declares the topology.
@@ -203,11 +204,12 @@ func (c *Conn) declare(ctx context.Context) error {
 	stream, err := c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: t.Stream, Description: "events of the suite", Subjects: t.subjects(),
 		Retention: jetstream.InterestPolicy, Storage: jetstream.FileStorage, Replicas: c.replicas,
-		Duplicates: 10 * time.Minute, AllowDirect: true,
+		Duplicates: 10 * time.Minute, AllowDirect: true, AllowAtomicPublish: true,
 	})
 	if err != nil {
 		return wrap(ctx, err, "declare stream %s", t.Stream)
 	}
+	c.batches = stream.CachedInfo().Config.AllowAtomicPublish // servers before 2.12 leave it out
 	_, err = c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: t.DeadStream, Description: "events that were given up", Subjects: []string{deadPrefix + ">"},
 		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: c.replicas,

@@ -2,8 +2,12 @@ package events
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
@@ -27,8 +31,8 @@ const (
 	headerAttempts = "Clara-Attempts"
 )
 
-// Publish stores events in the stream and returns when all are on disk. They are sent without waiting for
-// one another: a batch costs little more than one. id makes the publish itself repeatable: the same id
+// Publish stores events in the stream and returns when all are on disk. Several are stored in one step, with
+// one sync to disk: a batch costs little more than one. id makes the publish itself repeatable: the same id
 // within ten minutes is stored once; several events get the id with their number. "" is a fresh one.
 // Errors are Invalid (nothing was published) or Unavailable (some may have been).
 func (c *Conn) Publish(ctx context.Context, id string, events ...proto.Message) error {
@@ -103,6 +107,21 @@ func (c *Conn) publishAll(ctx context.Context, msgs []*nats.Msg) error {
 		_, err := c.js.PublishMsg(ctx, msgs[0])
 		return wrap(ctx, err, "publish %s", msgs[0].Subject)
 	}
+	if c.batches {
+		var rest []*nats.Msg
+		for chunk := range slices.Chunk(msgs, maxBatch) {
+			stored, err := c.publishBatch(ctx, chunk)
+			if err != nil {
+				return err
+			}
+			if !stored {
+				rest = append(rest, chunk...)
+			}
+		}
+		if msgs = rest; len(msgs) == 0 {
+			return nil
+		}
+	}
 	futures := make([]jetstream.PubAckFuture, len(msgs))
 	for i, m := range msgs {
 		f, err := c.js.PublishMsgAsync(m)
@@ -125,6 +144,52 @@ func (c *Conn) publishAll(ctx context.Context, msgs []*nats.Msg) error {
 		return clara.Errorf(clara.KindOf(faults[0]), "%d of %d events: %w", len(faults), len(msgs), errors.Join(faults[:min(len(faults), 3)]...))
 	}
 	return nil
+}
+
+// maxBatch is the most messages that the server takes in one batch.
+const maxBatch = 1000
+
+// publishBatch stores messages of one stream in one step, with one sync to disk for all: that is what makes
+// batches cheap. stored is false if the server refused the batch as a whole, as it does when one of the messages was
+// stored before (a repeated publish); then nothing of it is stored, and each must be sent by itself.
+func (c *Conn) publishBatch(ctx context.Context, msgs []*nats.Msg) (stored bool, err error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+	}
+	id := uuid.NewString()
+	for i, m := range msgs {
+		part := &nats.Msg{Subject: m.Subject, Data: m.Data, Header: maps.Clone(m.Header)}
+		part.Header.Set("Nats-Batch-Id", id)
+		part.Header.Set("Nats-Batch-Sequence", itoa(i+1))
+		if i < len(msgs)-1 {
+			if err := c.nc.PublishMsg(part); err != nil {
+				return false, wrap(ctx, err, "publish %s", m.Subject)
+			}
+			continue
+		}
+		part.Header.Set("Nats-Batch-Commit", "1")
+		reply, err := c.nc.RequestMsgWithContext(ctx, part)
+		if err != nil {
+			return false, wrap(ctx, err, "publish %d events", len(msgs))
+		}
+		var ack struct {
+			Error *jetstream.APIError `json:"error"`
+			Count int                 `json:"count"`
+		}
+		if err := json.Unmarshal(reply.Data, &ack); err != nil {
+			return false, clara.Errorf(clara.Unavailable, "publish %d events: answer of the server: %w", len(msgs), err)
+		}
+		if ack.Error != nil {
+			c.log.Debug("batch refused; events are sent one by one", "err", ack.Error)
+			return false, nil
+		}
+		if ack.Count != len(msgs) {
+			return false, clara.Errorf(clara.Unavailable, "publish %d events: the server counts %d", len(msgs), ack.Count)
+		}
+	}
+	return true, nil
 }
 
 // Announce sends a message over plain NATS: to whoever listens now, stored nowhere. For progress.

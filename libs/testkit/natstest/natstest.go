@@ -92,7 +92,7 @@ func (s *Server) Connect(opts events.Options) *events.Conn {
 	} else {
 		opts.InProcess = s.Server
 	}
-	if opts.Log == nil {
+	if _, bench := s.t.(*testing.B); opts.Log == nil && !bench {
 		opts.Log = slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	conn, err := events.Connect(s.t.Context(), cfg, opts)
