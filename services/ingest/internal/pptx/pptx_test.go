@@ -60,6 +60,7 @@ func TestSlides(t *testing.T) {
 		{"table", `<p:graphicFrame><a:graphic><a:graphicData><a:tbl><a:tr>` + tc(`gridSpan="2"`, "wide") + tc(`hMerge="1"`, "") + tc(`rowSpan="2"`, "tall") + `</a:tr><a:tr>` + tc("", "1") + tc("", "2") + tc(`vMerge="1"`, "") + `</a:tr></a:tbl></a:graphicData></a:graphic></p:graphicFrame>`,
 			"| wide | wide | tall |\n| --- | --- | --- |\n| 1 | 2 | tall |\n"},
 		{"emphasis and breaks", sp("", 0, 0, `<a:p><a:r><a:rPr b="1"/><a:t>Big</a:t></a:r><a:br/><a:r><a:t>small</a:t></a:r></a:p>`), "**Big**\nsmall\n"},
+		{"escaped control characters", sp("", 0, 0, par("", "a_x000B_b_x0041_c_x000")), "a\nb_x0041_c_x000\n"},
 		{"hidden shape", strings.Replace(sp("", 0, 0, par("", "x")), `name="x"`, `name="x" hidden="1"`, 1), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

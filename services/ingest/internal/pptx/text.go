@@ -153,7 +153,7 @@ func (s *slide) run(l *markup.Line, k *ooxml.Node) {
 				st.Link = markup.Link(rel.Target, false)
 			}
 		}
-		l.Add(t.Text, st)
+		l.Add(unescape(t.Text), st)
 	case "a:br":
 		l.Add("\n", markup.Style{})
 	case "a14:m":
@@ -166,6 +166,31 @@ func (s *slide) run(l *markup.Line, k *ooxml.Node) {
 		if tex := ooxml.LaTeX(k); tex != "" {
 			l.AddRaw("$" + tex + "$")
 		}
+	}
+}
+
+// unescape undoes _xHHHH_, by which the format writes control characters that
+// XML has none for; all of them part lines.
+func unescape(s string) string {
+	if !strings.Contains(s, "_x00") {
+		return s
+	}
+	var b strings.Builder
+	for {
+		before, after, ok := strings.Cut(s, "_x00")
+		b.WriteString(before)
+		if !ok {
+			return b.String()
+		}
+		s = after
+		if len(after) >= 3 && after[2] == '_' {
+			if n, err := strconv.ParseUint(after[:2], 16, 8); err == nil && n < ' ' {
+				b.WriteByte('\n')
+				s = after[3:]
+				continue
+			}
+		}
+		b.WriteString("_x00")
 	}
 }
 

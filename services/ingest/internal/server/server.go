@@ -292,9 +292,14 @@ func (s *Server) upload(ctx context.Context, stream *connect.ClientStream[ingest
 	if n == 0 {
 		return nil, clara.Errorf(clara.Invalid, "%s is empty", h.File)
 	}
-	if whole {
-		if _, err := sniff.Detect(h.File, bytes.NewReader(head), int64(n)); err != nil && clara.KindOf(err) == clara.Unsupported {
+	// The kind of an archive shows only when it is whole.
+	if whole || !bytes.HasPrefix(head, []byte("PK")) && !bytes.HasPrefix(head, []byte("\xd0\xcf\x11\xe0")) {
+		kind, err := sniff.Detect(h.File, bytes.NewReader(head), int64(n))
+		if err != nil {
 			return nil, err
+		}
+		if kind.Format == "" && !kind.Encrypted {
+			return nil, clara.Errorf(clara.Unsupported, "%s: this is %s, which is not read: %s", h.File, kind.Name, kind.Hint)
 		}
 	}
 	_, hash, size, err := s.Files.PutContent(ctx, "files", io.MultiReader(bytes.NewReader(head), body), s.MaxBytes)

@@ -1,0 +1,415 @@
+package ingest_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/clara-suite/clara/libs/app"
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/events"
+	"github.com/clara-suite/clara/libs/events/job"
+	"github.com/clara-suite/clara/libs/lifecycle"
+	"github.com/clara-suite/clara/libs/passageset"
+	"github.com/clara-suite/clara/libs/rpc"
+	"github.com/clara-suite/clara/libs/telemetry"
+	"github.com/clara-suite/clara/libs/testkit/natstest"
+	compressorv1 "github.com/clara-suite/clara/proto/gen/clara/compressor/v1"
+	"github.com/clara-suite/clara/proto/gen/clara/compressor/v1/compressorv1connect"
+	eventv1 "github.com/clara-suite/clara/proto/gen/clara/event/v1"
+	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
+	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
+	"github.com/clara-suite/clara/proto/gen/clara/job/v1/jobv1connect"
+	modelv1 "github.com/clara-suite/clara/proto/gen/clara/model/v1"
+	"github.com/clara-suite/clara/proto/gen/clara/model/v1/modelv1connect"
+	"github.com/clara-suite/clara/services/ingest"
+)
+
+// compressor stands for the service: it reads passage sets and reports them indexed.
+type compressor struct {
+	compressorv1connect.UnimplementedCompressorServiceHandler
+	app *app.App
+
+	mu      sync.Mutex
+	texts   map[string][]string // document -> passages, as indexed last
+	models  map[string]string   // index -> model
+	deleted []string
+	fail    error
+}
+
+func (c *compressor) Handle(ctx context.Context, e *eventv1.DocumentReady) error {
+	c.mu.Lock()
+	fail := c.fail
+	c.mu.Unlock()
+	if fail != nil {
+		return fail
+	}
+	r, err := c.app.Files.Get(ctx, e.PassageSet)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	var texts []string
+	for p, err := range passageset.Read(r) {
+		if err != nil {
+			return err
+		}
+		texts = append(texts, p.Text)
+	}
+	c.mu.Lock()
+	c.texts[e.Document] = texts
+	c.models[e.Index] = e.Model
+	c.mu.Unlock()
+	return c.app.Conn.Publish(ctx, "", &eventv1.DocumentIndexed{Collection: e.Collection, Document: e.Document, Revision: e.Revision, Index: e.Index, Passages: int32(len(texts)), Job: e.Job})
+}
+
+func (c *compressor) Parked(ctx context.Context, e *eventv1.DocumentReady, reason error) error {
+	return c.app.Conn.Publish(ctx, "", &eventv1.DocumentIndexed{Collection: e.Collection, Document: e.Document, Revision: e.Revision, Index: e.Index, Job: e.Job, Error: reason.Error()})
+}
+
+func (c *compressor) DeletePoints(_ context.Context, r *compressorv1.DeletePointsRequest) (*compressorv1.DeletePointsResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deleted = append(c.deleted, r.Document)
+	return &compressorv1.DeletePointsResponse{}, nil
+}
+
+func (c *compressor) DropIndex(context.Context, *compressorv1.DropIndexRequest) (*compressorv1.DropIndexResponse, error) {
+	return &compressorv1.DropIndexResponse{}, nil
+}
+
+// models stands for the registry: it has no model.
+type models struct {
+	modelv1connect.UnimplementedModelServiceHandler
+}
+
+func (models) GetModel(context.Context, *modelv1.GetModelRequest) (*modelv1.Model, error) {
+	return nil, clara.Errorf(clara.NotFound, "no model is active")
+}
+
+// suite is an ingest service on real servers.
+type suite struct {
+	*app.App
+	t          *testing.T
+	compressor *compressor
+	jobs       jobv1connect.JobServiceClient
+}
+
+func start(t *testing.T, cfg func(*ingest.Config)) *suite {
+	t.Helper()
+	ctx := t.Context()
+	a, err := app.New(ctx, "test", telemetry.Config{LogLevel: "error", LogFormat: "text"}, rpc.Config{}, os.Stderr)
+	require.NoError(t, err)
+	require.NoError(t, a.OpenEvents(ctx, events.Config{}, natstest.Start(t), ingest.JobType, ingest.ModelJobType))
+	require.NoError(t, a.OpenFiles(ctx, "file://"+filepath.ToSlash(t.TempDir()), t.TempDir()))
+	require.NoError(t, a.Dial(app.Peers{}, func(string) (*rpc.Client, error) { return a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{}) }))
+	c := ingest.Config{MaxFileBytes: 1 << 20, MaxPages: 100, PageTimeout: time.Minute, FileTimeout: time.Minute, OCR: "never", Concurrency: 2,
+		SweepEvery: time.Hour, Grace: time.Hour, WatchEvery: 20 * time.Millisecond}
+	if cfg != nil {
+		cfg(&c)
+	}
+	require.NoError(t, c.Validate())
+	s, err := ingest.New(ctx, c, a)
+	require.NoError(t, err)
+	s.Mount(a.Server)
+	comp := &compressor{app: a, texts: map[string][]string{}, models: map[string]string{}}
+	a.Server.Handle(compressorv1connect.NewCompressorServiceHandler(comp, a.Server.HandlerOptions()...))
+	a.Server.Handle(modelv1connect.NewModelServiceHandler(models{}, a.Server.HandlerOptions()...))
+	a.Server.Handle(jobv1connect.NewJobServiceHandler(job.NewHandler(a.Jobs, s.JobHooks(), app.MayJob), a.Server.HandlerOptions()...))
+	consumer, err := events.NewConsumer[*eventv1.DocumentReady](a.Conn, "compressor", comp, events.ConsumerOptions{MaxAttempts: 2, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond})
+	require.NoError(t, err)
+	deletions, err := events.NewConsumer[*eventv1.DocumentDeleted](a.Conn, "compressor", events.HandlerFunc[*eventv1.DocumentDeleted](
+		func(context.Context, *eventv1.DocumentDeleted) error { return nil }), events.ConsumerOptions{})
+	require.NoError(t, err)
+	units := append(s.Units(), lifecycle.Unit{Name: "compressor", Run: consumer.Run, Drain: consumer.Drain}, lifecycle.Unit{Name: "deletions", Run: deletions.Run, Drain: deletions.Drain})
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan int)
+	go func() { done <- a.Run(run, 0, units) }()
+	t.Cleanup(func() {
+		stop()
+		assert.Zero(t, <-done)
+	})
+	client, err := a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{})
+	require.NoError(t, err)
+	return &suite{App: a, t: t, compressor: comp, jobs: jobv1connect.NewJobServiceClient(client.HTTP, client.URL, client.Options()...)}
+}
+
+func (s *suite) start(collection string) *jobv1.Job {
+	s.t.Helper()
+	j, err := s.Ingest.StartIngest(s.t.Context(), &ingestv1.StartIngestRequest{Parent: "collections/" + collection})
+	require.NoError(s.t, err)
+	return j
+}
+
+func (s *suite) upload(collection, file, text, job string) (*ingestv1.Document, error) {
+	stream, err := s.Ingest.UploadDocument(s.t.Context())
+	require.NoError(s.t, err)
+	_ = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Header_{Header: &ingestv1.UploadDocumentRequest_Header{
+		Parent: "collections/" + collection, File: file, Job: job, SizeBytes: int64(len(text))}}})
+	for rest := text; rest != ""; {
+		n := min(len(rest), 1000)
+		_ = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Data{Data: []byte(rest[:n])}})
+		rest = rest[n:]
+	}
+	return stream.CloseAndReceive()
+}
+
+// finish seals the job and waits for its end.
+func (s *suite) finish(job string) *jobv1.Job {
+	s.t.Helper()
+	_, err := s.Ingest.FinishIngest(s.t.Context(), &ingestv1.FinishIngestRequest{Name: job})
+	require.NoError(s.t, err)
+	return s.ended(job)
+}
+
+func (s *suite) ended(job string) *jobv1.Job {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	defer cancel()
+	stream, err := s.jobs.WatchJob(ctx, &jobv1.WatchJobRequest{Name: job})
+	require.NoError(s.t, err)
+	defer stream.Close()
+	var last *jobv1.Job
+	for stream.Receive() {
+		last = stream.Msg()
+	}
+	require.NoError(s.t, stream.Err())
+	return last
+}
+
+func (s *suite) document(name string) *ingestv1.Document {
+	s.t.Helper()
+	d, err := s.Ingest.GetDocument(s.t.Context(), &ingestv1.GetDocumentRequest{Name: name})
+	require.NoError(s.t, err)
+	return d
+}
+
+const handbook = "# Handbook\n\n## Leave\n\nEverybody has 25 days of leave.\n\n## Travel\n\nTrains are taken below 700 kilometres.\n"
+
+func TestUploadToSearchable(t *testing.T) {
+	s := start(t, nil)
+	ctx := t.Context()
+	job := s.start("docs")
+	d, err := s.upload("docs", "handbook.md", handbook, job.Name)
+	require.NoError(t, err)
+	assert.Equal(t, ingestv1.Document_STATE_RECEIVED, d.State)
+	_, err = s.upload("docs", "program.exe", "MZ\x00\x01\x02\x03"+strings.Repeat("\x00\xff", 400), job.Name)
+	assert.Equal(t, clara.Unsupported, clara.KindOf(err), "%v", err)
+
+	end := s.finish(job.Name)
+	assert.Equal(t, jobv1.Job_STATE_PARTIAL, end.State)
+	assert.EqualValues(t, 1, end.DoneCount)
+	assert.EqualValues(t, 1, end.FailedCount)
+	require.Len(t, end.Items, 2)
+	assert.Equal(t, "program.exe", end.Items[0].Label)
+	assert.NotEmpty(t, end.Items[0].Error)
+
+	d = s.document(d.Name)
+	assert.Equal(t, ingestv1.Document_STATE_READY, d.State)
+	assert.Equal(t, "markdown", d.Format)
+	assert.Positive(t, d.PassageCount)
+	list, err := s.Ingest.ListPassages(ctx, &ingestv1.ListPassagesRequest{Parent: d.Name})
+	require.NoError(t, err)
+	require.Len(t, list.Passages, int(d.PassageCount))
+	assert.Contains(t, list.Passages[0].Text, "25 days")
+	md, err := s.Ingest.GetMarkdown(ctx, &ingestv1.GetMarkdownRequest{Name: d.Name})
+	require.NoError(t, err)
+	assert.Contains(t, md.Markdown, "## Travel")
+	file, err := s.Ingest.GetFile(ctx, &ingestv1.GetFileRequest{Name: d.Name})
+	require.NoError(t, err)
+	var data []byte
+	for file.Receive() {
+		data = append(data, file.Msg().Data...)
+	}
+	require.NoError(t, file.Err())
+	assert.Equal(t, handbook, string(data))
+	require.Eventually(t, func() bool {
+		c, err := s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/docs"})
+		return err == nil && c.DocumentCount == 1 && c.PassageCount == int64(d.PassageCount)
+	}, 10*time.Second, 10*time.Millisecond)
+
+	// The same file again is no work; a changed one replaces it.
+	job = s.start("docs")
+	again, err := s.upload("docs", "handbook.md", handbook, job.Name)
+	require.NoError(t, err)
+	assert.Equal(t, d.Revision, again.Revision)
+	changed, err := s.upload("docs", "handbook.md", "# Handbook\n\nAll is new.\n", job.Name)
+	require.NoError(t, err)
+	assert.Equal(t, d.Name, changed.Name)
+	assert.Greater(t, changed.Revision, d.Revision)
+	require.Eventually(t, func() bool { return s.document(d.Name).State == ingestv1.Document_STATE_READY }, 20*time.Second, 10*time.Millisecond)
+	s.compressor.mu.Lock()
+	defer s.compressor.mu.Unlock()
+	assert.Equal(t, []string{"# Handbook\n\nAll is new."}, slices.Collect(func(yield func(string) bool) {
+		for _, x := range s.compressor.texts[d.Name[strings.LastIndex(d.Name, "/")+1:]] {
+			if !yield(strings.TrimSpace(x)) {
+				return
+			}
+		}
+	}))
+}
+
+func TestDeleteHidesAtOnceAndForGood(t *testing.T) {
+	s := start(t, nil)
+	ctx := t.Context()
+	job := s.start("docs")
+	d, err := s.upload("docs", "a.md", handbook, job.Name)
+	require.NoError(t, err)
+	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(job.Name).State)
+	_, err = s.Ingest.DeleteDocument(ctx, &ingestv1.DeleteDocumentRequest{Name: d.Name})
+	require.NoError(t, err)
+	live, err := s.Ingest.BatchGetDocuments(ctx, &ingestv1.BatchGetDocumentsRequest{Names: []string{d.Name}})
+	require.NoError(t, err)
+	assert.Empty(t, live.Documents)
+	_, err = s.Ingest.DeleteDocument(ctx, &ingestv1.DeleteDocumentRequest{Name: d.Name})
+	assert.Equal(t, clara.NotFound, clara.KindOf(err))
+	// A late report of the deleted revision changes nothing.
+	require.NoError(t, s.Conn.Publish(ctx, "", &eventv1.DocumentIndexed{Collection: "docs", Document: d.Name[strings.LastIndex(d.Name, "/")+1:], Revision: d.Revision, Index: "x"}))
+
+	back, err := s.upload("docs", "a.md", handbook, "")
+	require.NoError(t, err)
+	assert.Greater(t, back.Revision, d.Revision)
+	require.Eventually(t, func() bool { return s.document(d.Name).State == ingestv1.Document_STATE_READY }, 20*time.Second, 10*time.Millisecond)
+
+	_, err = s.Ingest.DeleteCollection(ctx, &ingestv1.DeleteCollectionRequest{Name: "collections/docs"})
+	require.NoError(t, err)
+	_, err = s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/docs"})
+	assert.Equal(t, clara.NotFound, clara.KindOf(err))
+	live, err = s.Ingest.BatchGetDocuments(ctx, &ingestv1.BatchGetDocumentsRequest{Names: []string{d.Name}})
+	require.NoError(t, err)
+	assert.Empty(t, live.Documents)
+}
+
+func TestFailureEndsTheDocumentAndRetryRevivesIt(t *testing.T) {
+	s := start(t, nil)
+	s.compressor.fail = clara.Errorf(clara.Internal, "the encoder is on fire")
+	job := s.start("docs")
+	d, err := s.upload("docs", "a.md", handbook, job.Name)
+	require.NoError(t, err)
+	end := s.finish(job.Name)
+	assert.Equal(t, jobv1.Job_STATE_FAILED, end.State)
+	assert.Contains(t, s.document(d.Name).Error, "on fire")
+	s.compressor.mu.Lock()
+	s.compressor.fail = nil
+	s.compressor.mu.Unlock()
+	_, err = s.jobs.RetryJob(t.Context(), &jobv1.RetryJobRequest{Name: job.Name})
+	require.NoError(t, err)
+	assert.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.ended(job.Name).State)
+	assert.Equal(t, ingestv1.Document_STATE_READY, s.document(d.Name).State)
+}
+
+func TestURIs(t *testing.T) {
+	root, outside := t.TempDir(), t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(root, "in.txt"), []byte("Inside of the root there is a text."), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(outside, "secret.txt"), []byte("secret"), 0o600))
+	require.NoError(t, os.Symlink(filepath.Join(outside, "secret.txt"), filepath.Join(root, "link.txt")))
+	s := start(t, func(c *ingest.Config) { c.Roots = []string{root} })
+	ctx := t.Context()
+	uri := func(dir, name string) string { return (&url.URL{Scheme: "file", Path: filepath.ToSlash(filepath.Join(dir, name))}).String() }
+	for _, c := range []struct {
+		name, uri string
+		kind      clara.Kind
+	}{
+		{"outside", uri(outside, "secret.txt"), clara.Denied},
+		{"link out", uri(root, "link.txt"), clara.Denied},
+		{"dots", "file://" + filepath.ToSlash(root) + "/../" + filepath.Base(outside) + "/secret.txt", clara.Denied},
+		{"missing", uri(root, "none.txt"), clara.NotFound},
+		{"folder", uri(root, ""), clara.Invalid},
+		{"web", "http://127.0.0.1/x", clara.Unsupported},
+		{"host", "file://host/x", clara.Invalid},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := s.Ingest.IngestUri(ctx, &ingestv1.IngestUriRequest{Parent: "collections/docs", Uri: c.uri})
+			assert.Equal(t, c.kind, clara.KindOf(err), "%v", err)
+		})
+	}
+	// By event: the file is taken in, a forbidden one ends its item with the reason.
+	job := s.start("docs")
+	require.NoError(t, s.Conn.Publish(ctx, "", &eventv1.IngestRequested{Collection: "docs", Uri: uri(root, "in.txt"), Job: job.Name}))
+	require.NoError(t, s.Conn.Publish(ctx, "", &eventv1.IngestRequested{Collection: "docs", Uri: uri(outside, "secret.txt"), Job: job.Name}))
+	require.Eventually(t, func() bool {
+		j, err := s.jobs.GetJob(ctx, &jobv1.GetJobRequest{Name: job.Name})
+		return err == nil && j.DoneCount == 1 && j.FailedCount == 1
+	}, 20*time.Second, 10*time.Millisecond)
+	end := s.finish(job.Name)
+	assert.Contains(t, end.Items[0].Error, "roots")
+}
+
+func TestWatchedFolder(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, func(c *ingest.Config) { c.Watch = []string{"docs=" + dir} })
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.txt"), []byte("A watched text that is long enough."), 0o600))
+	ready := func(n int, text string) func() bool {
+		return func() bool {
+			r, err := s.Ingest.ListDocuments(t.Context(), &ingestv1.ListDocumentsRequest{Parent: "collections/docs"})
+			if err != nil || len(r.Documents) != n || r.Documents[0].State != ingestv1.Document_STATE_READY {
+				return false
+			}
+			m, err := s.Ingest.GetMarkdown(t.Context(), &ingestv1.GetMarkdownRequest{Name: r.Documents[0].Name})
+			return err == nil && strings.Contains(m.Markdown, text)
+		}
+	}
+	require.Eventually(t, ready(1, "A watched"), 20*time.Second, 20*time.Millisecond)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.txt"), []byte("It was changed into this longer text."), 0o600))
+	require.Eventually(t, ready(1, "It was changed"), 20*time.Second, 20*time.Millisecond)
+}
+
+func TestRefusals(t *testing.T) {
+	s := start(t, nil)
+	ctx := t.Context()
+	_, err := s.upload("docs", "empty.txt", "", "")
+	assert.Equal(t, clara.Invalid, clara.KindOf(err), "%v", err)
+	assert.ErrorContains(t, err, "empty.txt is empty")
+	_, err = s.upload("docs", "big.txt", strings.Repeat("word ", 1<<18), "")
+	assert.ErrorContains(t, err, "limit")
+	_, err = s.upload("Not A Name", "a.txt", "x", "")
+	assert.Equal(t, clara.Invalid, clara.KindOf(err))
+	_, err = s.Ingest.GetDocument(ctx, &ingestv1.GetDocumentRequest{Name: "collections/none/documents/x"})
+	assert.Equal(t, clara.NotFound, clara.KindOf(err))
+	_, err = s.Ingest.ListDocuments(ctx, &ingestv1.ListDocumentsRequest{Parent: "documents/x"})
+	assert.Equal(t, clara.Invalid, clara.KindOf(err))
+	stream, err := s.Ingest.UploadDocument(ctx)
+	require.NoError(t, err)
+	_ = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Data{Data: []byte("x")}})
+	_, err = stream.CloseAndReceive()
+	assert.ErrorContains(t, err, "header")
+}
+
+func TestManyAtOnce(t *testing.T) {
+	s := start(t, nil)
+	job := s.start("docs")
+	const n = 40
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			_, err := s.upload("docs", fmt.Sprintf("f%02d.md", i), fmt.Sprintf("# File %d\n\nThis is the text of file number %d.\n", i, i), job.Name)
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	end := s.finish(job.Name)
+	assert.Equal(t, jobv1.Job_STATE_SUCCEEDED, end.State, end.Error)
+	assert.EqualValues(t, n, end.DoneCount)
+	var names []string
+	for token := ""; ; {
+		r, err := s.Ingest.ListDocuments(t.Context(), &ingestv1.ListDocumentsRequest{Parent: "collections/docs", PageSize: 7, PageToken: token})
+		require.NoError(t, err)
+		for _, d := range r.Documents {
+			names = append(names, d.Name)
+		}
+		if token = r.NextPageToken; token == "" {
+			break
+		}
+	}
+	assert.Len(t, slices.Compact(names), n)
+}
