@@ -13,7 +13,7 @@
 //
 //	nil, Exists                   done
 //	NotFound                      done: what it is about is gone
-//	Invalid, Unsupported, Corrupt parked at once
+//	Invalid, Unsupported, Corrupt parked at once (Denied and Unauthenticated too)
 //	State, Conflict, Busy         again after a delay; not counted as an attempt
 //	Unavailable                   again with back-off; not counted as an attempt
 //	context ended                 again at once, not counted
