@@ -197,6 +197,7 @@ func (s *suite) document(name string) *ingestv1.Document {
 const handbook = "# Handbook\n\n## Leave\n\nEverybody has 25 days of leave.\n\n## Travel\n\nTrains are taken below 700 kilometres.\n"
 
 func TestUploadToSearchable(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	ctx := t.Context()
 	job := s.start("docs")
@@ -260,6 +261,7 @@ func TestUploadToSearchable(t *testing.T) {
 }
 
 func TestDeleteHidesAtOnceAndForGood(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	ctx := t.Context()
 	job := s.start("docs")
@@ -291,6 +293,7 @@ func TestDeleteHidesAtOnceAndForGood(t *testing.T) {
 }
 
 func TestFailureEndsTheDocumentAndRetryRevivesIt(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	s.compressor.fail = clara.Errorf(clara.Internal, "the encoder is on fire")
 	job := s.start("docs")
@@ -309,6 +312,7 @@ func TestFailureEndsTheDocumentAndRetryRevivesIt(t *testing.T) {
 }
 
 func TestURIs(t *testing.T) {
+	t.Parallel()
 	root, outside := t.TempDir(), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(root, "in.txt"), []byte("Inside of the root there is a text."), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(outside, "secret.txt"), []byte("secret"), 0o600))
@@ -346,6 +350,7 @@ func TestURIs(t *testing.T) {
 }
 
 func TestWatchedFolder(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := start(t, func(c *ingest.Config) { c.Watch = []string{"docs=" + dir} })
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.txt"), []byte("A watched text that is long enough."), 0o600))
@@ -365,6 +370,7 @@ func TestWatchedFolder(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	ctx := t.Context()
 	_, err := s.upload("docs", "empty.txt", "", "")
@@ -386,6 +392,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	job := s.start("docs")
 	const n = 40
