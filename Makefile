@@ -66,6 +66,29 @@ contract: ## run the index suite on a real Qdrant: make contract QDRANT_ADDR=127
 	@test -n "$(QDRANT_ADDR)" || { echo "usage: make contract QDRANT_ADDR=host:6334"; exit 2; }
 	QDRANT_ADDR=$(QDRANT_ADDR) go test -count=1 -run Contract ./libs/index/...
 
+# Benchmarks print ratios measured in one run. Run them on a quiet machine.
+.PHONY: bench-index bench-events bench-compress bench-generate bench-tokenizer bench-extract
+bench-index: ## exact search over 10,000 memories of 9,216 dims, beside a plain read of the bytes
+	go test -run '^$$' -bench '^BenchmarkIndex' -benchtime 40x ./libs/index/embedded
+bench-events: ## synced events a second, one by one and batched
+	go test -run '^$$' -bench . ./libs/events
+bench-compress: deps ## passages compressed a second, beside the machine's GEMM rate
+	go test -run '^$$' -bench '^BenchmarkCompress' ./libs/infer
+bench-generate: deps ## tokens a second, one stream and eight
+	go test -run '^$$' -bench '^BenchmarkGenerate' ./libs/infer
+bench-tokenizer: ## tokens a second of the tokenizer
+	go test -run '^$$' -bench '^BenchmarkEncode' ./libs/tokenizer
+bench-extract: ## PDF pages a second, beside bare pdfium
+	go test -run '^$$' -bench '^BenchmarkRead' ./services/ingest/internal/pdf
+
+# Fuzz every reader for FUZZTIME each.
+FUZZTIME ?= 2m
+.PHONY: fuzz
+fuzz: ## fuzz every reader (FUZZTIME=2m each)
+	@set -e; for pkg in $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' $(ROOT)); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$pkg/*_test.go 2>/dev/null | cut -c6-); do \
+	    echo "== $$f in $$pkg"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg; done; done
+
 .PHONY: clean
 clean: ## remove bin/
 	rm -rf bin
