@@ -119,8 +119,13 @@ func (e *Extractor) extract(ctx context.Context, name string, r io.ReaderAt, siz
 		return nil, err
 	}
 	var total int64
+	blank := true
 	for _, p := range d.Pages {
 		total += int64(len(p.Markdown))
+		blank = blank && strings.TrimSpace(p.Markdown) == ""
+	}
+	if blank && len(d.Problems) == 0 {
+		return nil, clara.Errorf(clara.Invalid, "this is %s that holds no text", kind.Name)
 	}
 	if total > opts.Limits.MaxText {
 		return nil, clara.Errorf(clara.Invalid, "its text of %d bytes is larger than the limit of %d", total, opts.Limits.MaxText)

@@ -80,6 +80,7 @@ func TestRefused(t *testing.T) {
 		says string
 	}{
 		{"empty.pdf", "", doc.Options{}, clara.Invalid, "empty"},
+		{"blank.docx", string(Docx("", nil)), doc.Options{}, clara.Invalid, "holds no text"},
 		{"x.rar", "Rar!\x1a\x07\x00", doc.Options{}, clara.Unsupported, "RAR archive"},
 		{"x.doc", `{\rtf1}`, doc.Options{}, clara.Unsupported, "save it as DOCX"},
 		{"x.pdf", "%PDF-1.7", doc.Options{}, clara.Unsupported, "no reader"},

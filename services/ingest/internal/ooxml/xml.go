@@ -383,7 +383,7 @@ func alternative(n *Node) *Node {
 			continue
 		}
 		switch k.Attr("Requires") {
-		case "wps", "wpg", "wpc", "a14", "p14", "w14", "wp14", "c14", "v", "w15", "w16":
+		case "wps", "wpg", "wpc", "a14", "p14", "w14", "wp14", "c14", "w15", "w16":
 			return k
 		}
 	}

@@ -90,6 +90,23 @@ func TestPagesNotesPictures(t *testing.T) {
 	assert.Equal(t, doc.Done, d.State())
 }
 
+func TestChartsDiagramsFormulas(t *testing.T) {
+	frame := func(inner string) string {
+		return `<p:graphicFrame><a:graphic><a:graphicData>` + inner + `</a:graphicData></a:graphic></p:graphicFrame>`
+	}
+	chart := `<c:chartSpace ` + Namespaces + `><c:chart><c:plotArea><c:pieChart><c:ser><c:tx><c:v>Share</c:v></c:tx><c:cat><c:strLit><c:pt idx="0"><c:v>A</c:v></c:pt></c:strLit></c:cat><c:val><c:numLit><c:pt idx="0"><c:v>40</c:v></c:pt><c:pt idx="1"><c:v>60</c:v></c:pt><c:pt idx="99999999"><c:v>1</c:v></c:pt></c:numLit></c:val></c:ser></c:pieChart></c:plotArea></c:chart></c:chartSpace>`
+	topic := func(id, text string) string {
+		return `<dgm:pt modelId="` + id + `"><dgm:t><a:p><a:r><a:t>` + text + `</a:t></a:r></a:p></dgm:t></dgm:pt>`
+	}
+	diagram := `<dgm:dataModel ` + Namespaces + `><dgm:ptLst><dgm:pt modelId="0" type="doc"/>` + topic("1", "Plan") + topic("2", "Do") + topic("3", "Step") + `</dgm:ptLst><dgm:cxnLst>` +
+		`<dgm:cxn srcId="0" destId="2" srcOrd="1"/><dgm:cxn srcId="0" destId="1" srcOrd="0"/><dgm:cxn srcId="1" destId="3" srcOrd="0"/><dgm:cxn type="presOf" srcId="1" destId="2" srcOrd="0"/></dgm:cxnLst></dgm:dataModel>`
+	file := Pptx([]Slide{{
+		Shapes: frame(`<c:chart r:id="c"/>`) + frame(`<dgm:relIds r:dm="d"/>`) + frame(`<c:chart r:id="none"/>`),
+		Rels:   []Rel{{"c", "chart", "../charts/c.xml"}, {"d", "diagramData", "../diagrams/d.xml"}},
+	}}, layout, "", styles, Part{"ppt/charts/c.xml", chart}, Part{"ppt/diagrams/d.xml", diagram})
+	assert.Equal(t, "| | Share |\n| --- | --- |\n| A | 40 |\n| | 60 |\n\n- Plan\n    - Step\n- Do\n", read(t, file, doc.Options{}).Markdown())
+}
+
 func TestBroken(t *testing.T) {
 	good := Pptx([]Slide{{Shapes: sp("", 0, 0, par("", "x"))}}, layout, "", styles)
 	for _, c := range []struct {
