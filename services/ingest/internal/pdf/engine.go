@@ -30,6 +30,7 @@ const wasmPages = 24_576
 type engine struct {
 	cacheDir string
 	workers  int
+	memories memories
 
 	once sync.Once
 	pool pdfium.Pool
@@ -50,7 +51,7 @@ func (e *engine) instance(ctx context.Context) (*instance, error) {
 		}
 		return nil, clara.Errorf(clara.Internal, "start pdfium: %w", err)
 	}
-	in, err := newInstance(p)
+	in, err := newInstance(p, &e.memories)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +68,9 @@ func (e *engine) start() (pdfium.Pool, error) {
 			cfg = cfg.WithCompilationCache(cache)
 		}
 	}
+	e.memories.all = map[*memory]bool{}
 	p, err := webassembly.Init(webassembly.Config{
+		Context: experimental.WithMemoryAllocator(context.Background(), &e.memories),
 		MinIdle: 0, MaxIdle: 0, MaxTotal: e.workers,
 		// No folder is mounted: a document cannot reach files.
 		FSConfig:      wazero.NewFSConfig(),
@@ -119,13 +122,19 @@ type instance struct {
 	pdfium pdfium.Pdfium
 	impl   implementation
 	mem    api.Memory
+	memory *memory // what mem is made of
 	fns    [fnCount]api.Function
 	stack  [12]uint64
 	// out is guest memory for out-parameters, outSize bytes.
 	out uint32
 	err error
-	// state and the watchdog's two channels belong to guard.
+	// state is shared with the watchdog of guard.
 	state atomic.Int32
+	// reading excludes the watchdog while a block of the file is copied in, and
+	// param is where the callback for that finds the file: both are Go's part
+	// of the memory.
+	reading sync.Mutex
+	param   uint32
 
 	doc uint64
 }
@@ -182,15 +191,29 @@ func (in *instance) guard(ctx context.Context, limit time.Duration, f func()) {
 
 // spoil overwrites the memory of the instance.
 func (in *instance) spoil() {
-	b, _ := in.mem.Read(0, in.mem.Size())
-	for i := range b {
-		b[i] = 0xFF
+	in.reading.Lock()
+	defer in.reading.Unlock()
+	in.memory.spoil(in.param, 4)
+}
+
+// file is the document as the instance reads it.
+type file struct {
+	*io.SectionReader
+	in *instance
+}
+
+func (f file) Read(p []byte) (int, error) {
+	f.in.reading.Lock()
+	defer f.in.reading.Unlock()
+	if f.in.state.Load() == spoiling {
+		return 0, errSpoiled
 	}
+	return f.SectionReader.Read(p)
 }
 
 const outSize = 4096
 
-func newInstance(p pdfium.Pdfium) (*instance, error) {
+func newInstance(p pdfium.Pdfium, ms *memories) (*instance, error) {
 	in := &instance{pdfium: p}
 	impl, ok := p.GetImplementation().(implementation)
 	if !ok {
@@ -203,6 +226,12 @@ func newInstance(p pdfium.Pdfium) (*instance, error) {
 		return nil, clara.Errorf(clara.Internal, "start pdfium: binding %T has no module", impl)
 	}
 	in.mem = module.Memory()
+	if b, ok := in.mem.Read(0, 1); ok {
+		in.memory = ms.of(&b[0])
+	}
+	if in.memory == nil {
+		return nil, clara.Errorf(clara.Internal, "start pdfium: its memory is unknown")
+	}
 	for i, name := range fnNames {
 		if in.fns[i] = impl.Fn(name); in.fns[i] == nil {
 			return nil, clara.Errorf(clara.Internal, "start pdfium: no function %s", name)
@@ -321,10 +350,12 @@ func (in *instance) text(f fn, args ...uint64) string {
 
 // open loads the document; pages are read from r when they are asked for.
 func (in *instance) open(r io.ReaderAt, size int64, password string) error {
-	access, _, err := in.impl.CreateFileAccessReader(size, io.NewSectionReader(r, 0, size))
+	access, _, err := in.impl.CreateFileAccessReader(size, file{io.NewSectionReader(r, 0, size), in})
 	if err != nil {
 		return clara.Errorf(clara.Internal, "open pdf: %w", err)
 	}
+	// The third field of FPDF_FILEACCESS.
+	in.param, _ = in.mem.ReadUint32Le(uint32(*access) + 8)
 	var pw uint64
 	if password != "" {
 		pw = in.cstring(password)

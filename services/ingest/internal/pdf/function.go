@@ -37,8 +37,6 @@ const (
 	fnObjType
 	fnObjBounds
 	fnObjMatrix
-	fnObjFill
-	fnObjStroke
 	fnObjMCID
 	fnObjMarkCount
 	fnObjMark
@@ -55,8 +53,6 @@ const (
 	fnBookmarkChild
 	fnBookmarkNext
 	fnBookmarkTitle
-	fnBookmarkDest
-	fnDestPage
 	fnLinkEnumerate
 	fnLinkRect
 	fnLinkAction
@@ -70,15 +66,7 @@ const (
 	fnElemCount
 	fnElemChild
 	fnElemChildMCID
-	fnElemMCIDCount
-	fnElemMCID
 	fnElemAlt
-	fnElemAttrCount
-	fnElemAttr
-	fnAttrCount
-	fnAttrName
-	fnAttrValue
-	fnAttrNumber
 	fnImageRaw
 	fnImageFilterCount
 	fnImageFilter
@@ -127,8 +115,6 @@ var fnNames = [fnCount]string{
 	fnObjType:            "FPDFPageObj_GetType",
 	fnObjBounds:          "FPDFPageObj_GetBounds",
 	fnObjMatrix:          "FPDFPageObj_GetMatrix",
-	fnObjFill:            "FPDFPageObj_GetFillColor",
-	fnObjStroke:          "FPDFPageObj_GetStrokeColor",
 	fnObjMCID:            "FPDFPageObj_GetMarkedContentID",
 	fnObjMarkCount:       "FPDFPageObj_CountMarks",
 	fnObjMark:            "FPDFPageObj_GetMark",
@@ -145,8 +131,6 @@ var fnNames = [fnCount]string{
 	fnBookmarkChild:      "FPDFBookmark_GetFirstChild",
 	fnBookmarkNext:       "FPDFBookmark_GetNextSibling",
 	fnBookmarkTitle:      "FPDFBookmark_GetTitle",
-	fnBookmarkDest:       "FPDFBookmark_GetDest",
-	fnDestPage:           "FPDFDest_GetDestPageIndex",
 	fnLinkEnumerate:      "FPDFLink_Enumerate",
 	fnLinkRect:           "FPDFLink_GetAnnotRect",
 	fnLinkAction:         "FPDFLink_GetAction",
@@ -160,15 +144,7 @@ var fnNames = [fnCount]string{
 	fnElemCount:          "FPDF_StructElement_CountChildren",
 	fnElemChild:          "FPDF_StructElement_GetChildAtIndex",
 	fnElemChildMCID:      "FPDF_StructElement_GetChildMarkedContentID",
-	fnElemMCIDCount:      "FPDF_StructElement_GetMarkedContentIdCount",
-	fnElemMCID:           "FPDF_StructElement_GetMarkedContentIdAtIndex",
 	fnElemAlt:            "FPDF_StructElement_GetAltText",
-	fnElemAttrCount:      "FPDF_StructElement_GetAttributeCount",
-	fnElemAttr:           "FPDF_StructElement_GetAttributeAtIndex",
-	fnAttrCount:          "FPDF_StructElement_Attr_GetCount",
-	fnAttrName:           "FPDF_StructElement_Attr_GetName",
-	fnAttrValue:          "FPDF_StructElement_Attr_GetValue",
-	fnAttrNumber:         "FPDF_StructElement_Attr_GetNumberValue",
 	fnImageRaw:           "FPDFImageObj_GetImageDataRaw",
 	fnImageFilterCount:   "FPDFImageObj_GetImageFilterCount",
 	fnImageFilter:        "FPDFImageObj_GetImageFilter",

@@ -158,8 +158,6 @@ type line struct {
 	bold   bool // all of it
 	// heading is the level that the structure tree gives, 0 for none.
 	heading int
-	// label is the text of a list label in the structure tree, body the item's identity.
-	item int
 	// wide is the widest space within the line, in points.
 	wide float64
 	// firstWidth is the width of the first word.
@@ -246,6 +244,12 @@ func makeLine(r *row) line {
 		l.mono, l.bold = words[0].style.mono, words[0].style.bold
 	}
 	l.style = styles[fonts.top()]
+	l.heading = words[0].heading
+	for i := range words {
+		if words[i].heading != l.heading {
+			l.heading = 0
+		}
+	}
 	l.firstWidth = words[0].box.width()
 	l.hyphen = words[len(words)-1].hyphen || strings.HasSuffix(words[len(words)-1].text, "-")
 	return l

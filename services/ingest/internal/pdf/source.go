@@ -55,6 +55,8 @@ type word struct {
 	// mcid is the marked content that the word belongs to, -1 for none.
 	mcid     int
 	artifact bool
+	// heading is the level that the structure tree gives, 0 for none.
+	heading int
 	// glued means that no space stands between this word and the one before.
 	glued bool
 	// hyphen means that the word ends in a hyphen at the end of its line.
@@ -86,7 +88,6 @@ type source struct {
 	rules         []rule
 	fills         []box // filled areas that may shade table cells
 	pictures      []picture
-	roles         *roles // the page's part of the structure tree, or nil
 	// drawn counts vector objects: a page without words but with many is a drawing.
 	drawn int
 	// invisible is the share of words drawn invisibly, as over a scan.
@@ -199,6 +200,7 @@ func (r *pageReader) read(page uint64, number int) *source {
 	r.readText(page, f, s)
 	r.readLinks(page, f, s)
 	r.readObjects(page, f, s)
+	r.readTree(page).apply(s)
 	return s
 }
 
