@@ -7,13 +7,11 @@ package up
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -29,7 +27,6 @@ import (
 	"github.com/clara-suite/clara/libs/rpc"
 	"github.com/clara-suite/clara/libs/telemetry"
 	"github.com/clara-suite/clara/proto/gen/clara/job/v1/jobv1connect"
-	modelv1 "github.com/clara-suite/clara/proto/gen/clara/model/v1"
 	"github.com/clara-suite/clara/services/clara/internal/embed"
 	"github.com/clara-suite/clara/services/compressor"
 	"github.com/clara-suite/clara/services/generator"
@@ -137,9 +134,18 @@ func (c *Cmd) build(ctx context.Context, a *app.App) ([]lifecycle.Unit, error) {
 	}
 	add(ingest.New(ctx, c.Ingest, a))
 	add(synthesis.New(ctx, c.Synthesis, a))
-	add(compressor.New(ctx, c.Compressor, a))
-	add(reranker.New(ctx, c.Reranker, a))
-	add(generator.New(ctx, c.Generator, a))
+	add(compressor.New(ctx, c.Compressor, compressor.Deps{
+		Log: a.Log, Meter: a.Tel.Meter, Conn: a.Conn, Files: a.Files, Index: a.Index, Host: a.Host, Packages: a.Packages,
+		Ingest: a.Ingest, Registry: a.Models, Jobs: a.Jobs, Ready: a.Ready,
+	}))
+	add(reranker.New(ctx, c.Reranker, reranker.Deps{
+		Log: a.Log, Meter: a.Tel.Meter, Index: a.Index, Host: a.Host, Packages: a.Packages,
+		Ingest: a.Ingest, Compressor: a.Compressor, Registry: a.Models, Ready: a.Ready,
+	}))
+	add(generator.New(ctx, c.Generator, generator.Deps{
+		Log: a.Log, Meter: a.Tel.Meter, Index: a.Index, Host: a.Host,
+		Ingest: a.Ingest, Compressor: a.Compressor, Reranker: a.Reranker, Registry: a.Models, Ready: a.Ready,
+	}))
 	add(trainer.New(ctx, c.Trainer, a))
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -155,21 +161,5 @@ func (c *Cmd) build(ctx context.Context, a *app.App) ([]lifecycle.Unit, error) {
 	}
 	path, h := jobv1connect.NewJobServiceHandler(job.NewHandler(a.Jobs, hooks, app.MayJob), a.Server.HandlerOptions()...)
 	a.Server.Handle(path, h)
-	return append(units, lifecycle.Unit{Name: "first model", Run: func(ctx context.Context) error { warm(ctx, a); return nil }}), nil
-}
-
-// warm loads the active model, so that the first question does not wait for it.
-func warm(ctx context.Context, a *app.App) {
-	m, err := a.Models.GetModel(ctx, &modelv1.GetModelRequest{Name: "models/active"})
-	if err != nil {
-		return // none yet, or whoever asks first gets the error
-	}
-	_, release, err := a.Host.Acquire(ctx, strings.TrimPrefix(m.Name, "models/"))
-	if err != nil {
-		if ctx.Err() == nil {
-			a.Log.Warn("load active model", "model", m.Name, "err", fmt.Sprint(err))
-		}
-		return
-	}
-	release()
+	return units, nil
 }
