@@ -15,8 +15,8 @@ type Weights func(name string) (shape []int64, at graph.File, err error)
 // m.Vocab is the number of rows of the head, memory tokens included (spec clara-model §2).
 // Errors: those of weights, Corrupt for a weight of another shape, Unsupported for heads that the runtime does not take.
 func Build(m arch.Model, weights Weights, adapters bool) (*graph.Builder, error) {
-	if m.HeadDim%16 != 0 {
-		return nil, clara.Errorf(clara.Unsupported, "build graph: heads of %d numbers; the runtime's attention takes multiples of 16", m.HeadDim)
+	if m.HeadDim%16 != 0 || m.Rope.Dim%16 != 0 {
+		return nil, clara.Errorf(clara.Unsupported, "build graph: heads of %d numbers of which %d are rotated; the runtime's attention takes multiples of 16", m.HeadDim, m.Rope.Dim)
 	}
 	d := &decoder{Builder: graph.New("decoder"), m: m, find: weights, adapters: adapters}
 	d.build()
