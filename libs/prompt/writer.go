@@ -83,7 +83,8 @@ func (w *Writer) Tokenizer() *tokenizer.Clara { return w.tok }
 // right to limit+3 tokens, then the m memory tokens. limit is `doc_max_length`, or `max_len` for a question in training.
 // The memory vectors are at the last m positions.
 func (w *Writer) Encoder(text string, limit int) []int32 {
-	ids := make([]int32, 0, limit+3+len(w.tok.Mem))
+	// Texts have fewer tokens than bytes, nearly always; limit may be far above both.
+	ids := make([]int32, 0, max(min(limit, len(text)), 0)+3+len(w.tok.Mem))
 	// The whole is one text to the tokenizer, so that a prefix mark goes where it went in training.
 	lead := w.tok.Name(w.tok.Enc) + w.tok.BOSName
 	breaks := w.tok.Breaks(strings.ToValidUTF8(text, "\uFFFD"))
