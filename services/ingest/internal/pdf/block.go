@@ -159,7 +159,7 @@ func sameSize(a, b float64) bool { return a > 0.93*b && b > 0.93*a }
 func startsBlock(cur *block, lines []*line, i int, left, right, pitch float64, marker string) bool {
 	l, prev := lines[i], lines[i-1]
 	size := max(l.style.size, prev.style.size)
-	if l.heading != prev.heading {
+	if l.heading != prev.heading || prev.leader {
 		return true
 	}
 	if isCode(cur) && l.mono && l.base-prev.base < 2.1*size {
@@ -402,7 +402,7 @@ func runsOn(a, b *block) bool {
 	return unicode.IsLower(c) || isCJK(c) && len(a.lines) > 1
 }
 
-// joinLines returns the text of lines as one paragraph, hyphens at line ends undone.
+// joined returns the text of the lines as one paragraph, hyphens at line ends undone.
 func (b *block) joined(mark func(string) string) string {
 	var sb strings.Builder
 	for i, l := range b.lines {
@@ -440,7 +440,10 @@ func splitsWord(a, b string) bool {
 	if !unicode.IsLower(before) || !unicode.IsLower(after) {
 		return false
 	}
-	// A word with another hyphen in it is a compound: "state-of-the-".
+	// A word with another hyphen in it is a compound: "state-of-the-", "off-" "the-shelf".
+	if tail, _, _ := strings.Cut(b, " "); strings.Contains(strings.TrimRight(tail, "-"), "-") {
+		return false
+	}
 	head := a[strings.LastIndexAny(a[:len(a)-1], " \n")+1 : len(a)-1]
 	return !strings.Contains(head, "-")
 }

@@ -69,7 +69,7 @@ func headings(pages [][]block, outline map[string]int) {
 }
 
 func (t *typography) isHeading(b *block, next *block, page int) bool {
-	if b.kind != paragraph && b.kind != listItem || len(b.lines) == 0 || len(b.lines) > 4 || b.note != "" {
+	if b.kind != paragraph && b.kind != listItem || len(b.lines) == 0 || len(b.lines) > 4 || b.note != "" || b.lines[0].leader {
 		return false
 	}
 	if b.lines[0].heading > 0 {

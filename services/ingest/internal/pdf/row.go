@@ -3,6 +3,7 @@ package pdf
 import (
 	"cmp"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -154,6 +155,8 @@ type line struct {
 	rtl bool
 	// hyphen means that the line ends in a hyphen that splits a word.
 	hyphen bool
+	// leader means that dots lead from a title to a page number.
+	leader bool
 	mono   bool // all of it
 	bold   bool // all of it
 	// heading is the level that the structure tree gives, 0 for none.
@@ -163,6 +166,9 @@ type line struct {
 	// firstWidth is the width of the first word.
 	firstWidth float64
 }
+
+// leaders are dots between a title and its page number.
+var leaders = regexp.MustCompile(` ?(\.{5,}|(\. ){5,}|…{3,})[. ]*`)
 
 // span is a part of a line with one link and one height.
 type span struct {
@@ -239,6 +245,11 @@ func makeLine(r *row) line {
 			l.spans = append(l.spans, span{text: w.text, link: w.link, raised: raised, x0: w.box.x0})
 		}
 		prev = w
+	}
+	for i := range l.spans {
+		if t := leaders.ReplaceAllString(l.spans[i].text, " "); t != l.spans[i].text {
+			l.leader, l.spans[i].text = true, t
+		}
 	}
 	if letters == 0 {
 		l.mono, l.bold = words[0].style.mono, words[0].style.bold
