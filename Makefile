@@ -21,9 +21,9 @@ build: $(PROGRAMS) ## build clara and the six services into bin/
 # Go's own cache decides what is out of date.
 .PHONY: $(PROGRAMS)
 bin/clara:
-	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./services/clara/cmd/clara
+	CGO_ENABLED=1 go build -ldflags '$(LDFLAGS)' -o $@ ./services/clara/cmd/clara
 bin/clara-%:
-	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./services/$*/cmd/$*
+	CGO_ENABLED=1 go build -ldflags '$(LDFLAGS)' -o $@ ./services/$*/cmd/$*
 
 .PHONY: deps
 deps: ## fetch ONNX Runtime, the example base model and the OCR models into the shared cache
