@@ -3,6 +3,7 @@ module github.com/clara-suite/clara/services/trainer/torch
 go 1.26.0
 
 require (
+	github.com/alecthomas/kong v1.17.0
 	github.com/clara-suite/clara v0.0.0
 	github.com/stretchr/testify v1.12.1
 	github.com/sugarme/gotch v0.9.1

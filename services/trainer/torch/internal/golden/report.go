@@ -2,6 +2,7 @@ package golden
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"reflect"
 )
@@ -98,4 +99,24 @@ func (r *Report) relative(name string, got, want, tolerance float64) {
 func (r *Report) relativeOrAbs(name string, got, want, tolerance float64) {
 	d := math.Abs(got - want)
 	r.within(name, "smaller of relative and absolute difference", math.Min(d, d/math.Max(math.Abs(want), 1e-12)), tolerance)
+}
+
+// Print writes the report for people: what failed, what was skipped and why, and the sums.
+func (r *Report) Print(w io.Writer, all bool) {
+	fmt.Fprintln(w, r.Dir)
+	for _, f := range r.Figures {
+		switch {
+		case f.Status == "failed":
+			fmt.Fprintf(w, "  FAILED  %s: %s", f.Name, f.Measure)
+			if f.Measure != "equal" && f.Measure != "" {
+				fmt.Fprintf(w, " %.3g, tolerance %.3g", f.Deviation, f.Tolerance)
+			}
+			fmt.Fprintln(w, " "+f.Note)
+		case f.Status == "skipped":
+			fmt.Fprintf(w, "  skipped %s: %s\n", f.Name, f.Note)
+		case all:
+			fmt.Fprintf(w, "  ok      %s: %s %.3g of %.3g\n", f.Name, f.Measure, f.Deviation, f.Tolerance)
+		}
+	}
+	fmt.Fprintf(w, "  %d passed, %d failed, %d skipped\n", r.Passed, r.Failed, r.Skipped)
 }

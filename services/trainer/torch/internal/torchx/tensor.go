@@ -189,7 +189,9 @@ func (t *Tensor) Float() float64 { return float64(t.Float32s()[0]) }
 func (t *Tensor) Copy(src *Tensor) { check(C.cx_copy_(t.p(), src.p())) }
 
 // AddScaled adds alpha * src in place, outside autograd.
-func (t *Tensor) AddScaled(src *Tensor, alpha float64) { check(C.cx_add_(t.p(), src.p(), C.double(alpha))) }
+func (t *Tensor) AddScaled(src *Tensor, alpha float64) {
+	check(C.cx_add_(t.p(), src.p(), C.double(alpha)))
+}
 
 // Scale multiplies in place, outside autograd.
 func (t *Tensor) Scale(f float64) { check(C.cx_mul_(t.p(), C.double(f))) }

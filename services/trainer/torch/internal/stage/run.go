@@ -1,0 +1,722 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/prompt"
+	"github.com/clara-suite/clara/libs/trainplan"
+	"github.com/clara-suite/clara/services/trainer/torch/internal/model"
+	"github.com/clara-suite/clara/services/trainer/torch/internal/net"
+	"github.com/clara-suite/clara/services/trainer/torch/internal/schedule"
+	"github.com/clara-suite/clara/services/trainer/torch/internal/torchx"
+)
+
+type (
+	scope  = *torchx.Scope
+	tensor = *torchx.Tensor
+)
+
+// mseWeight is the weight of the MSE term in stages 1 and 2 (spec clara-model §3).
+const mseWeight = 0.1
+
+// Env is what a run is given besides its plan.
+type Env struct {
+	Out    io.Writer // events, one JSON line each; rank 0 only
+	Log    *slog.Logger
+	Group  *torchx.Group // nil: the only process
+	Device torchx.Device
+	// FreeMemory is what the preflight may plan with, in bytes; 0: unknown.
+	FreeMemory int64
+}
+
+// Run is the state of a run: what the loops of the stages share.
+type Run struct {
+	plan  trainplan.Plan
+	env   Env
+	ctx   context.Context
+	scope scope // of everything that lives as long as the run
+
+	*net.Opened
+	data, eval *Data
+	limits     limits
+	memories   *memories
+	evalMem    *memories
+
+	names  []string
+	params []tensor
+	opt    *torchx.AdamW
+	rates  schedule.Schedule
+	steps  int
+	step   int // made so far
+	epoch  int64
+	order  []int // of the current epoch
+
+	now     stepState
+	samples int64
+	clock   clock
+	began   time.Time // of this process's first step
+	first   int       // step at that time
+	flops   float64   // a token, forward
+	metrics io.WriteCloser
+	locked  *os.File
+}
+
+// stepState is what the current step gathers.
+type stepState struct {
+	batch         []int // of all ranks
+	mine          []int
+	micro         uint64
+	targets, docs float64 // of the batch, all ranks
+	sums          sums
+	fault         error
+	tokens        int64
+	flops         float64
+	start         time.Time
+}
+
+// sums are added up over the ranks.
+type sums struct {
+	ce, mse, loss      float64
+	recall1, recall5   float64
+	positives          float64
+	tokens, stop, flaw float64
+}
+
+func (x *sums) list() []*float64 {
+	return []*float64{&x.ce, &x.mse, &x.loss, &x.recall1, &x.recall5, &x.positives, &x.tokens, &x.stop, &x.flaw}
+}
+
+// Execute runs a plan to its end, or until ctx ends: then it saves and returns an error that clara.IsContext knows.
+func Execute(ctx context.Context, p trainplan.Plan, env Env) (err error) {
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	return torchx.Do(func(s scope) (err error) {
+		r := &Run{plan: p, env: env, ctx: ctx, scope: s}
+		defer func() { err = errors.Join(err, r.close()) }()
+		if err := r.open(); err != nil {
+			return err
+		}
+		switch p.Stage {
+		case trainplan.Stage1:
+			return stage1(r)
+		case trainplan.Stage12:
+			return stage12(r)
+		case trainplan.Stage2:
+			return stage2(r)
+		case trainplan.Retrieval:
+			return stage2PretrainRetrieval(r)
+		default:
+			return stage2Reasoning(r)
+		}
+	})
+}
+
+func (r *Run) rank() int {
+	if r.env.Group == nil {
+		return 0
+	}
+	return r.env.Group.Rank
+}
+
+func (r *Run) world() int {
+	if r.env.Group == nil {
+		return 1
+	}
+	return r.env.Group.World
+}
+
+func (r *Run) emit(e trainplan.Event) {
+	if r.rank() == 0 && r.env.Out != nil {
+		if err := e.Write(r.env.Out); err != nil {
+			r.env.Log.Warn("cannot write progress", "err", err)
+		}
+	}
+}
+
+func (r *Run) phase(what string) {
+	r.emit(trainplan.Event{Kind: trainplan.PhaseBegun, Message: what})
+}
+
+// open loads model and data and checks that the run can work.
+func (r *Run) open() (err error) {
+	p := r.plan
+	if err := r.prepareFolder(); err != nil {
+		return err
+	}
+	torchx.SetAttention(p.FlashAttention, p.FlashAttention, true)
+	dtype := torchx.Float32
+	if p.BF16 {
+		dtype = torchx.BFloat16
+	}
+	r.phase("loading the model")
+	r.Opened, err = net.Open(r.ctx, r.scope, net.Config{
+		Base: p.Model, Checkpoint: p.Checkpoint, DocMaxLength: p.DocMaxLength, CompressRate: p.CompressRate, Rank: p.LoraRank,
+		FreshDecoder: p.Stage == trainplan.Stage12, Dropout: p.Dropout, DType: dtype, Device: r.env.Device, Bits: p.Bits(), Seed: p.Seed, MaxLen: p.MaxLen,
+	})
+	if err != nil {
+		return err
+	}
+	for _, w := range r.Settings.Warnings() {
+		r.emit(trainplan.Event{Kind: trainplan.Warning, Message: w})
+	}
+	r.phase("tokenizing the data")
+	r.limits = limits{doc: r.Settings.DocMaxLength, k: p.TopK, maxLen: p.MaxLen}
+	if r.data, err = readData(p, p.Data, r.Prompts, r.limits, p.Seed); err != nil {
+		return err
+	}
+	if p.EvalData != "" {
+		q := p
+		q.MaxSamples = 0
+		if r.eval, err = readData(q, []trainplan.Dataset{{Path: p.EvalData}}, r.Prompts, r.limits, p.Seed); err != nil {
+			return err
+		}
+	}
+	for i, s := range r.data.Skipped {
+		if i == 20 {
+			r.emit(trainplan.Event{Kind: trainplan.Warning, Message: fmt.Sprintf("and %d more samples left out", len(r.data.Skipped)-i)})
+			break
+		}
+		r.emit(trainplan.Event{Kind: trainplan.Warning, Message: "left out " + s})
+	}
+	for _, lin := range r.Arch.Linears() {
+		r.flops += 2 * float64(lin.In) * float64(lin.Out) * float64(r.Arch.Layers)
+	}
+	r.steps = p.Steps(len(r.data.Samples))
+	r.rates = schedule.Schedule{Name: p.Scheduler, Rate: p.LearningRate, Floor: p.MinRateRatio, Warmup: schedule.WarmupSteps(p.WarmupRatio, r.steps), Steps: r.steps}
+	return nil
+}
+
+// prepareFolder makes the run's folder and keeps other runs out of it.
+func (r *Run) prepareFolder() error {
+	if err := os.MkdirAll(r.plan.RunDir, 0o755); err != nil {
+		return clara.Errorf(clara.Unavailable, "make the run's folder: %w", err)
+	}
+	if r.rank() != 0 {
+		return nil
+	}
+	return r.lock()
+}
+
+// trains names what the stage trains, checks the whole and, where there is a checkpoint to go on from, loads it.
+func (r *Run) trains(adapters []*model.Adapter, memory bool) error {
+	for _, a := range adapters {
+		for i, t := range a.Train() {
+			r.names, r.params = append(r.names, a.Name+"/"+a.Names[i]), append(r.params, t)
+		}
+	}
+	if memory {
+		r.names, r.params = append(r.names, "memory_rows"), append(r.params, r.TrainMemory(r.scope, r.MemoryIDs()))
+	}
+	r.opt = torchx.NewAdamW(r.scope, r.params, r.plan.Beta1, r.plan.Beta2, 1e-8, r.plan.Decay)
+	estimate, err := r.plan.Preflight(r.Arch, r.data.load(r.M), r.Settings.LoraR, trainplan.Machine{Memory: r.env.FreeMemory})
+	if err != nil {
+		return err
+	}
+	if err := r.resume(); err != nil {
+		return err
+	}
+	if g := r.env.Group; g != nil {
+		if err := g.Broadcast(0, r.params); err != nil {
+			return err
+		}
+		r.SyncMemory()
+	}
+	trained := int64(0)
+	for _, t := range r.params {
+		trained += t.Len()
+	}
+	attention := "scaled_dot_product_attention: flash where it applies, else math"
+	if !r.plan.FlashAttention {
+		attention = "scaled_dot_product_attention: math"
+	}
+	r.emit(trainplan.Event{Kind: trainplan.Started, Summary: &trainplan.Summary{
+		Model: r.BasePath, Family: r.Arch.Family, Parameters: r.Arch.Parameters(), Trained: trained,
+		Samples: len(r.data.Samples), Skipped: len(r.data.Skipped), Documents: len(r.data.Docs), Steps: r.steps, From: r.step, Memories: r.M,
+		Device: r.env.Device.String(), DType: r.DType.String(), Attention: attention, Threads: torchx.Threads(), World: r.world(), Estimate: estimate,
+	}})
+	r.began, r.first = time.Now(), r.step
+	return r.openMetrics()
+}
+
+// keepMemories opens the store of document memories: stage 3 compresses nothing twice.
+func (r *Run) keepMemories() (err error) {
+	if r.memories, err = openMemories(r.plan.RunDir, r.BasePath+r.plan.Quantization, r.Net, r.data.Docs); err != nil {
+		return err
+	}
+	if r.eval != nil {
+		dir := filepath.Join(r.plan.RunDir, "eval")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return clara.Errorf(clara.Unavailable, "make %s: %w", dir, err)
+		}
+		r.evalMem, err = openMemories(dir, r.BasePath+r.plan.Quantization, r.Net, r.eval.Docs)
+	}
+	return err
+}
+
+func (r *Run) close() error {
+	var errs []error
+	if r.metrics != nil {
+		errs = append(errs, r.metrics.Close())
+	}
+	for _, m := range []*memories{r.memories, r.evalMem} {
+		if m != nil {
+			errs = append(errs, m.close())
+		}
+	}
+	if r.locked != nil {
+		errs = append(errs, r.locked.Close())
+	}
+	if r.Opened != nil {
+		errs = append(errs, r.Opened.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Next begins a step and reports whether there is one.
+func (r *Run) Next() bool {
+	if r.step >= r.steps {
+		return false
+	}
+	r.clock.reset()
+	r.now = stepState{start: time.Now()}
+	perEpoch := (len(r.data.Samples) + r.plan.BatchSize - 1) / r.plan.BatchSize
+	epoch := int64(r.step / perEpoch)
+	if r.order == nil || epoch != r.epoch {
+		r.epoch, r.order = epoch, r.data.order(r.plan.Seed, epoch)
+	}
+	from := min(r.step%perEpoch*r.plan.BatchSize, len(r.order))
+	r.now.batch = r.order[from:min(from+r.plan.BatchSize, len(r.order))]
+	for _, i := range r.now.batch {
+		r.now.targets += float64(r.data.Samples[i].Targets)
+		r.now.docs += float64(len(r.data.Samples[i].Docs))
+	}
+	r.now.mine = r.data.deal(r.now.batch, r.rank(), r.world())
+	return true
+}
+
+// batch is one micro batch.
+type batch struct {
+	data    *Data
+	mem     *memories
+	samples []int
+	train   bool
+	seed    uint64
+}
+
+// Batches cuts this rank's part of the step's batch into micro batches. Its samples are sorted by length, and sequences are
+// packed, so nothing is padded.
+func (r *Run) Batches() []batch { return r.cut(r.data, r.memories, r.now.mine, true) }
+
+func (r *Run) cut(d *Data, mem *memories, samples []int, train bool) []batch {
+	var out []batch
+	for len(samples) > 0 {
+		n := min(r.plan.MicroBatchSize, len(samples))
+		b := batch{data: d, mem: mem, samples: samples[:n], train: train}
+		// Dropout masks follow from the seed, the step, the rank and the place in the step.
+		b.seed = uint64(r.plan.Seed)<<40 ^ uint64(r.step)<<16 ^ uint64(r.rank())<<8 ^ uint64(len(out))
+		out = append(out, b)
+		samples = samples[n:]
+	}
+	return out
+}
+
+func (b batch) each(f func(s *Sample)) {
+	for _, i := range b.samples {
+		f(&b.data.Samples[i])
+	}
+}
+
+func (b batch) inputs() (out []prompt.Encoded) {
+	b.each(func(s *Sample) { out = append(out, s.Input) })
+	return out
+}
+
+func (b batch) docs() (out [][]int32) {
+	b.each(func(s *Sample) {
+		for _, d := range s.Docs {
+			out = append(out, b.data.Docs[d])
+		}
+	})
+	return out
+}
+
+func (b batch) queries() (out [][]int32) {
+	b.each(func(s *Sample) { out = append(out, s.Query) })
+	return out
+}
+
+func (b batch) targets() (n float64) {
+	b.each(func(s *Sample) { n += float64(s.Targets) })
+	return n
+}
+
+func (b batch) names() string {
+	var out []string
+	b.each(func(s *Sample) { out = append(out, s.Name) })
+	return strings.Join(out, ", ")
+}
+
+// pass is the forward pass of an adapter over a micro batch; n tells the passes of one micro batch apart.
+func (r *Run) pass(s scope, b batch, a *model.Adapter, n uint64, tape *torchx.Tape) model.Pass {
+	return model.Pass{Adapter: a, Train: b.train, Seed: b.seed*4 + n, Tape: tape}
+}
+
+// result is what a stage's forward pass gives. Sums are over the micro batch, nil where the stage has none.
+type result struct {
+	ce     *net.Loss
+	mse    tensor
+	loss   tensor // a sum that is neither: the retrieval loss
+	ranked []net.Ranking
+}
+
+// forward is a stage's forward pass.
+type forward func(s scope, b batch, tape *torchx.Tape) (result, error)
+
+// Backward runs a micro batch forward and back. The gradient adds to that of the step's other micro batches, weighted such
+// that the step's loss is the one of the whole batch. A loss that is not a number is kept as a fault of the step.
+func (r *Run) Backward(b batch, f forward) error {
+	return torchx.Do(func(s scope) error {
+		var tape *torchx.Tape
+		if r.plan.Checkpointing {
+			tape = torchx.NewTape(s)
+		}
+		r.clock.to("forward")
+		out, err := f(s, b, tape)
+		if err != nil {
+			return fmt.Errorf("%s: %w", b.names(), err)
+		}
+		total := r.total(s, out)
+		r.gather(b, out)
+		if r.now.fault != nil {
+			return nil
+		}
+		r.clock.to("backward")
+		if tape != nil {
+			tape.Backward(total)
+		} else {
+			torchx.Backward([]tensor{total}, nil)
+		}
+		r.clock.to("other")
+		return nil
+	})
+}
+
+// total is the part of the step's loss that comes from this micro batch.
+func (r *Run) total(s scope, out result) (total tensor) {
+	add := func(x tensor, weight float64) {
+		if x = s.Times(x, weight); total == nil {
+			total = x
+		} else {
+			total = s.Add(total, x)
+		}
+	}
+	if out.ce != nil && r.plan.QA {
+		add(out.ce.Sum, 1/r.now.targets)
+	}
+	if out.mse != nil {
+		add(out.mse, mseWeight/r.now.docs)
+	}
+	if out.loss != nil {
+		add(out.loss, 1/float64(len(r.now.batch)))
+	}
+	return total
+}
+
+// gather adds a micro batch to the figures of the step and looks for numbers that are none.
+func (r *Run) gather(b batch, out result) {
+	x := &r.now.sums
+	if out.ce != nil {
+		for i, ce := range out.ce.Each() {
+			x.ce += ce
+			if math.IsNaN(ce) || math.IsInf(ce, 0) {
+				r.fault("the loss of sample %s is %g", b.data.Samples[b.samples[i]].Name, ce)
+			}
+		}
+	}
+	for _, y := range []struct {
+		t    tensor
+		into *float64
+	}{{out.mse, &x.mse}, {out.loss, &x.loss}} {
+		if y.t == nil {
+			continue
+		}
+		v := y.t.Float()
+		*y.into += v
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			r.fault("the loss of one of the samples %s is %g", b.names(), v)
+		}
+	}
+	for i, k := range out.ranked {
+		r.recall(&b.data.Samples[b.samples[i]], k.Index)
+	}
+}
+
+func (r *Run) recall(s *Sample, picked []int) {
+	if len(s.Positives) == 0 {
+		return
+	}
+	r.now.sums.positives++
+	for i, p := range picked {
+		for _, want := range s.Positives {
+			if p != want {
+				continue
+			}
+			if i < 1 {
+				r.now.sums.recall1 += 1 / float64(len(s.Positives))
+			}
+			if i < 5 {
+				r.now.sums.recall5 += 1 / float64(len(s.Positives))
+			}
+		}
+	}
+}
+
+func (r *Run) fault(format string, args ...any) {
+	r.now.fault = clara.Errorf(clara.Invalid, "step %d: "+format+": the run stops, its last checkpoint is good; look at the sample, or lower learning_rate",
+		append([]any{r.step + 1}, args...)...)
+	r.now.sums.flaw = 1
+}
+
+// spent counts tokens that went through the model, and how often forward's work they took.
+func (r *Run) spent(tokens int, factor float64) {
+	r.now.tokens += int64(tokens)
+	r.now.flops += float64(tokens) * r.flops * factor
+}
+
+// gradFactor is the work of a pass with its gradient, in forward passes: weights are frozen, so the gradient of the inputs
+// costs as much as the forward pass, and checkpointing one more.
+func (r *Run) gradFactor() float64 {
+	if r.plan.Checkpointing {
+		return 3
+	}
+	return 2
+}
+
+// Step ends a step: gradients are summed over the ranks and clipped, the optimizer moves, progress is told, and where it is
+// time the run is evaluated and saved. It returns the step's fault, and the context's error after saving once it ended.
+func (r *Run) Step(f forward) error {
+	r.clock.to("reduce")
+	x := &r.now.sums
+	x.tokens = float64(r.now.tokens)
+	if r.ctx.Err() != nil {
+		x.stop = 1
+	}
+	if err := r.reduce(); err != nil {
+		return err
+	}
+	if x.flaw > 0 {
+		if r.now.fault == nil {
+			r.now.fault = clara.Errorf(clara.Invalid, "step %d: another rank found a loss that is not a number; its message names the sample", r.step+1)
+		}
+		return r.now.fault
+	}
+	r.clock.to("optimizer")
+	norm := torchx.ClipGradNorm(r.params, r.plan.MaxNorm)
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		b := batch{data: r.data, samples: r.now.batch}
+		r.fault("the gradient of the batch %s is %g", b.names(), norm)
+		return r.now.fault
+	}
+	rate := r.rates.At(r.step)
+	r.opt.Step(rate)
+	torchx.ZeroGrads(r.params)
+	r.SyncMemory()
+	r.step++
+	r.samples += int64(len(r.now.batch))
+	r.clock.to("other")
+	if err := r.tell(norm, rate); err != nil {
+		return err
+	}
+	if r.eval != nil && r.plan.EvalSteps > 0 && r.step%r.plan.EvalSteps == 0 && r.step < r.steps {
+		if err := r.evaluate(f); err != nil {
+			return err
+		}
+	}
+	stop := x.stop > 0 && r.step < r.steps
+	if stop || r.plan.SaveSteps > 0 && r.step%r.plan.SaveSteps == 0 && r.step < r.steps {
+		path, err := r.save()
+		if err != nil {
+			return err
+		}
+		if stop {
+			r.emit(trainplan.Event{Kind: trainplan.Stopped, Path: path, Message: fmt.Sprintf("stopped at step %d of %d", r.step, r.steps)})
+			if err := r.ctx.Err(); err != nil {
+				return err
+			}
+			return context.Canceled
+		}
+	}
+	return nil
+}
+
+// reduce sums gradients and figures over the ranks.
+func (r *Run) reduce() error {
+	g := r.env.Group
+	if g == nil {
+		return nil
+	}
+	return torchx.Do(func(s scope) error {
+		grads := make([]tensor, len(r.params))
+		for i, p := range r.params {
+			if grads[i] = s.Grad(p); grads[i] == nil { // this rank had no sample of the last, smaller batch
+				in := p.Info()
+				grads[i] = s.Zeros(torchx.Float32, in.Device, in.Shape...)
+				torchx.SetGrad(p, grads[i])
+			}
+		}
+		if err := g.AllReduce(grads); err != nil {
+			return err
+		}
+		list := r.now.sums.list()
+		values := make([]float64, len(list))
+		for i, v := range list {
+			values[i] = *v
+		}
+		if err := g.Sum(values); err != nil {
+			return err
+		}
+		for i, v := range list {
+			*v = values[i]
+		}
+		return nil
+	})
+}
+
+// tell writes the step's metrics.
+func (r *Run) tell(norm, rate float64) error {
+	if r.step%r.plan.LoggingSteps != 0 && r.step != r.steps {
+		return nil
+	}
+	x, seconds := r.now.sums, time.Since(r.now.start).Seconds()
+	m := trainplan.Metrics{
+		Step: r.step, Steps: r.steps, Epoch: float64(r.step) * float64(r.plan.Epochs) / float64(max(1, r.plan.Steps(len(r.data.Samples)))),
+		GradNorm: norm, Rate: rate, Samples: r.samples, Targets: int64(r.now.targets), Tokens: int64(x.tokens), Seconds: seconds,
+		PerSecond: x.tokens / seconds, FLOPS: r.now.flops / seconds, Share: r.clock.shares(),
+		Left: time.Since(r.began).Seconds() / float64(r.step-r.first) * float64(r.steps-r.step),
+	}
+	if r.now.targets > 0 {
+		m.CE = x.ce / r.now.targets
+	}
+	if r.now.docs > 0 {
+		m.MSE = x.mse / r.now.docs
+	}
+	m.Loss = x.loss / float64(len(r.now.batch))
+	if r.plan.Stage != trainplan.Retrieval {
+		m.Loss = m.CE
+	}
+	if r.plan.MSE && (r.plan.Stage == trainplan.Stage1 || r.plan.Stage == trainplan.Stage12) {
+		m.Loss += mseWeight * m.MSE
+	}
+	if x.positives > 0 {
+		m.Recall1, m.Recall5 = x.recall1/x.positives, x.recall5/x.positives
+	}
+	m.Memory, m.MemoryPeak = memory(r.env.Device)
+	r.emit(trainplan.Event{Kind: trainplan.Step, Metrics: &m})
+	return r.record(m)
+}
+
+// Finish saves the run's result, after its last step.
+func (r *Run) Finish(f forward) error {
+	if r.eval != nil {
+		if err := r.evaluate(f); err != nil {
+			return err
+		}
+	}
+	if _, err := r.save(); err != nil {
+		return err
+	}
+	if err := r.export(); err != nil {
+		return err
+	}
+	r.emit(trainplan.Event{Kind: trainplan.Finished, Path: r.plan.SavePath, Message: fmt.Sprintf("%d steps", r.step)})
+	return nil
+}
+
+// evaluate measures the loss over the evaluation data, all ranks taking their part.
+func (r *Run) evaluate(f forward) error {
+	saved := r.now
+	defer func() { r.now = saved }()
+	r.clock.to("evaluate")
+	defer r.clock.to("other")
+	all := make([]int, len(r.eval.Samples))
+	targets, docs := 0.0, 0.0
+	for i := range all {
+		all[i] = i
+		targets += float64(r.eval.Samples[i].Targets)
+		docs += float64(len(r.eval.Samples[i].Docs))
+	}
+	r.now = stepState{batch: all, targets: targets, docs: docs}
+	for _, b := range r.cut(r.eval, r.evalMem, r.eval.deal(all, r.rank(), r.world()), false) {
+		err := torchx.Do(func(s scope) (err error) {
+			var out result
+			torchx.NoGrad(func() { out, err = f(s, b, nil) })
+			if err == nil {
+				r.gather(b, out)
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("evaluate: %w", err)
+		}
+	}
+	x := &r.now.sums
+	if g := r.env.Group; g != nil {
+		values := []float64{x.ce, x.loss, x.recall5, x.positives}
+		if err := g.Sum(values); err != nil {
+			return err
+		}
+		x.ce, x.loss, x.recall5, x.positives = values[0], values[1], values[2], values[3]
+	}
+	e := trainplan.Evaluation{Step: r.step, Samples: len(all), Loss: x.loss / math.Max(1, float64(len(all)))}
+	if r.plan.Stage != trainplan.Retrieval {
+		e.Loss = x.ce / math.Max(1, targets)
+	}
+	if x.positives > 0 {
+		e.Recall = x.recall5 / x.positives
+	}
+	r.emit(trainplan.Event{Kind: trainplan.Evaluated, Evaluation: &e})
+	return nil
+}
+
+// clock measures the phases of a step.
+type clock struct {
+	phase string
+	since time.Time
+	spent map[string]time.Duration
+	begun time.Time
+}
+
+func (c *clock) reset() {
+	c.spent, c.phase = map[string]time.Duration{}, "other"
+	c.since = time.Now()
+	c.begun = c.since
+}
+
+func (c *clock) to(phase string) {
+	now := time.Now()
+	if c.spent != nil {
+		c.spent[c.phase] += now.Sub(c.since)
+	}
+	c.phase, c.since = phase, now
+}
+
+func (c *clock) shares() map[string]float64 {
+	c.to(c.phase)
+	total := time.Since(c.begun).Seconds()
+	out := map[string]float64{}
+	for k, v := range c.spent {
+		out[k] = math.Round(v.Seconds()/total*1e4) / 1e4
+	}
+	return out
+}
