@@ -22,7 +22,7 @@ build: $(PROGRAMS) ## build clara and the six services into bin/
 .PHONY: $(PROGRAMS)
 bin/clara:
 	CGO_ENABLED=1 go build -ldflags '$(LDFLAGS)' -o $@ ./services/clara/cmd/clara
-bin/clara-%:
+$(addprefix bin/clara-,$(SERVICES)): bin/clara-%:
 	CGO_ENABLED=1 go build -ldflags '$(LDFLAGS)' -o $@ ./services/$*/cmd/$*
 
 .PHONY: deps
