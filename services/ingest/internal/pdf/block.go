@@ -128,7 +128,6 @@ func textBlocks(lines []*line, page, col int) []block {
 	if pitch < 0.9 || pitch > 2.2 {
 		pitch = 1.2
 	}
-	// A quarter of the lines are tighter than the median where gaps are many.
 	var out []block
 	var cur *block
 	for i, l := range lines {
@@ -136,7 +135,7 @@ func textBlocks(lines []*line, page, col int) []block {
 		if cur == nil || startsBlock(cur, lines, i, left, right, pitch, m) {
 			out = append(out, block{box: l.box, style: l.style, bold: l.bold, page: page, column: col})
 			cur = &out[len(out)-1]
-			if m != "" && (isBullet(m) || sequential(out, m, l) || aloneEnough(lines, i)) {
+			if m != "" && (isBullet(m) || sequential(out, m) || aloneEnough(lines, i)) {
 				cur.kind = listItem
 				cur.marker = m
 			}
@@ -322,7 +321,7 @@ func follows(a, b string) bool {
 }
 
 // sequential reports whether the marker begins a list or carries one on.
-func sequential(out []block, m string, l *line) bool {
+func sequential(out []block, m string) bool {
 	n, _ := ordinal(m)
 	if n == 1 {
 		return true

@@ -53,13 +53,13 @@ func headings(pages [][]block, outline map[string]int) {
 	t.body = styles[fonts[size].top()]
 	t.body.size = size
 	var found []*block
-	for pi, p := range pages {
+	for _, p := range pages {
 		for i := range p {
 			var next *block
 			if i+1 < len(p) {
 				next = &p[i+1]
 			}
-			if t.isHeading(&p[i], next, pi) {
+			if t.isHeading(&p[i], next) {
 				p[i].kind = heading
 				found = append(found, &p[i])
 			}
@@ -68,7 +68,7 @@ func headings(pages [][]block, outline map[string]int) {
 	t.setLevels(found)
 }
 
-func (t *typography) isHeading(b *block, next *block, page int) bool {
+func (t *typography) isHeading(b *block, next *block) bool {
 	if b.kind != paragraph && b.kind != listItem || len(b.lines) == 0 || len(b.lines) > 4 || b.note != "" || b.lines[0].leader {
 		return false
 	}

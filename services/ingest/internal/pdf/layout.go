@@ -71,7 +71,7 @@ func arrange(s *source) *layout {
 			}
 		}
 		rows := buildRows(part.words)
-		for _, it := range openTables(rows, s.rules, rtl) {
+		for _, it := range openTables(rows) {
 			c.items = append(c.items, it)
 		}
 		if len(c.items) == 0 {

@@ -863,7 +863,7 @@ func goesOn(a, b []string) bool {
 }
 
 // openTables returns the rows as items: lines, and tables that spacing alone shows.
-func openTables(rows []row, rules []rule, rtl bool) []item {
+func openTables(rows []row) []item {
 	var out []item
 	for i := 0; i < len(rows); {
 		if t, n := openTable(rows[i:]); t != nil {
