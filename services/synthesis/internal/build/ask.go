@@ -1,0 +1,274 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/llm"
+	"github.com/clara-suite/clara/services/synthesis/internal/describe"
+	"github.com/clara-suite/clara/services/synthesis/internal/pair"
+	"github.com/clara-suite/clara/services/synthesis/internal/prompt"
+)
+
+// answer is what is stored of a task.
+type answer struct {
+	Written pair.Written `json:"written"`
+	Model   string       `json:"model"` // as the endpoint names it
+	Asked   int          `json:"asked"` // times
+	Usage   llm.Usage    `json:"usage"`
+}
+
+const (
+	// maxAsked is how often a model is asked for one thing.
+	maxAsked = 3
+	// leastPairs and mostPairs are how many pairs of a chunk are wanted.
+	leastPairs, mostPairs = 3, 5
+	// repeated bounds what of an unusable answer is shown to the model again.
+	repeated = 6000
+)
+
+// ask gets a task's answer from the store, or from the model.
+func (b *builder) ask(ctx context.Context, t *task) error {
+	if value, ok, err := b.Store.Get(ctx, t.key); err != nil {
+		return err
+	} else if ok {
+		var a answer
+		if json.Unmarshal(value, &a) == nil {
+			t.answer = &a
+			return nil
+		}
+	}
+	a, err := b.write(ctx, t)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	// What was paid for is kept, even if the build is being stopped.
+	if err := b.Store.Put(context.WithoutCancel(ctx), t.key, value); err != nil {
+		return err
+	}
+	t.answer = a
+	return nil
+}
+
+// write asks until the answer can be used, and returns the best one.
+func (b *builder) write(ctx context.Context, t *task) (*answer, error) {
+	var (
+		best  *answer
+		most  = -1
+		used  llm.Usage
+		last  error
+		turns = t.messages
+	)
+	tokens := 2048 + 2*utf8.RuneCountInString(t.check.Text)
+	for asked := 1; asked <= maxAsked; asked++ {
+		res, err := b.Chat.Chat(ctx, llm.Request{Model: b.Model, Messages: turns, Schema: t.schema, MaxTokens: tokens, Temperature: 0.3, Seed: b.Recipe.Seed + int64(asked), Meter: b.Meter})
+		used.Requests++
+		used.PromptTokens += res.Usage.PromptTokens
+		used.CompletionTokens += res.Usage.CompletionTokens
+		used.Cost += res.Usage.Cost
+		if err != nil {
+			if best != nil && !describe.Final(err) {
+				break // what there is will do
+			}
+			return nil, err
+		}
+		w, err := pair.Parse(res.Text)
+		if err == nil {
+			var good int
+			good, err = t.usable(&w)
+			if good > most && (err == nil || good > 0) {
+				best, most = &answer{Written: w, Model: res.Model}, good
+			}
+			if err == nil {
+				break
+			}
+		}
+		last = err
+		if res.Finish == "length" {
+			tokens *= 2
+		}
+		said := res.Text
+		if len(said) > repeated {
+			said = "" // a model that rambles would only go on
+		}
+		turns = prompt.Again(t.messages, said, err.Error())
+		b.mu.Lock()
+		b.retried++
+		b.mu.Unlock()
+	}
+	if best == nil {
+		return nil, clara.Errorf(clara.Corrupt, "asked %d times, no usable answer: %w", maxAsked, last)
+	}
+	best.Asked, best.Usage = int(used.Requests), used
+	return best, nil
+}
+
+// usable counts the pairs that pass all checks that can be made here and says, in words for the model, what it should
+// do better.
+func (t *task) usable(w *pair.Written) (int, error) {
+	w.Pairs = w.Pairs[:min(len(w.Pairs), mostPairs)]
+	reasons := map[pair.Reason]bool{}
+	good := 0
+	for i := range w.Pairs {
+		t.label(&w.Pairs[i])
+		if r := t.check.Check(w.Pairs[i]); r != "" {
+			reasons[r] = true
+			continue
+		}
+		good++
+	}
+	switch t.kind {
+	case pair.MultiHop:
+		if len(w.Pairs) > 0 && good == 0 {
+			return 0, errors.New(wishes(reasons))
+		}
+		return good, nil // an empty list says that there is nothing to ask
+	case pair.Unanswerable:
+		if good == 0 {
+			return 0, errors.New("it needs one question. " + wishes(reasons))
+		}
+		return good, nil
+	}
+	var faults []string
+	switch t.check.CheckSummary(w.Summary) {
+	case "":
+	case pair.Empty:
+		faults = append(faults, `"dense_summary" is missing`)
+	case pair.SummaryLength:
+		faults = append(faults, `"dense_summary" must have 50 to 80 percent of the passage's length`)
+	case pair.WrongLanguage:
+		faults = append(faults, `"dense_summary" must be in the passage's language`)
+	default:
+		faults = append(faults, `"dense_summary" must say what the passage says, nothing else, and name no files or pictures`)
+	}
+	if good < leastPairs {
+		faults = append(faults, fmt.Sprintf(`only %d of the "qa_pairs" can be used, 3 to 5 are wanted. %s`, good, wishes(reasons)))
+	}
+	if len(faults) > 0 {
+		return good, errors.New(strings.Join(faults, "; "))
+	}
+	return good, nil
+}
+
+// label sets the type that a pair really has: models mix them up, and checks depend on it.
+func (t *task) label(p *pair.Pair) {
+	switch {
+	case t.kind != "chunk":
+		p.Type = t.kind
+	case pair.Crosses(p.Question, t.check.Language()):
+		p.Type = pair.CrossLingual
+	case p.Type != pair.Fact && p.Type != pair.Reasoning:
+		p.Type = pair.Fact
+	}
+}
+
+// wishes says what pairs that were refused for these reasons should have been.
+func wishes(reasons map[pair.Reason]bool) string {
+	var out []string
+	for _, r := range []struct {
+		reason pair.Reason
+		wish   string
+	}{
+		{pair.NotAnswerable, "Answers must follow from the passage, in its words and numbers."},
+		{pair.NotAlone, `Questions must stand alone and never say "the passage" or the like.`},
+		{pair.WrongLanguage, "Questions must be in English or Chinese, answers in the passage's language."},
+		{pair.Leak, "Name no files, paths or pictures."},
+		{pair.TooLong, "Be shorter."},
+	} {
+		if reasons[r.reason] {
+			out = append(out, r.wish)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// judgeAll has a model judge the pairs that passed the other checks.
+func (b *builder) judgeAll(ctx context.Context, tasks []*task) error {
+	var judges []*task
+	of := map[*task]*task{}
+	for _, t := range tasks {
+		if t.answer == nil || t.kind == pair.Unanswerable || len(t.answer.Written.Pairs) == 0 {
+			continue
+		}
+		var texts []string
+		var pairs []prompt.Pair
+		parts := []string{"judge", prompt.Version, b.Model}
+		for _, c := range t.chunks {
+			texts, parts = append(texts, b.texts[c]), append(parts, b.texts[c])
+		}
+		for _, p := range t.answer.Written.Pairs {
+			pairs, parts = append(pairs, prompt.Pair{Question: p.Question, Answer: p.Answer}), append(parts, p.Question, p.Answer)
+		}
+		messages, schema := prompt.Judge(texts, pairs)
+		j := &task{kind: "judge", key: digest(parts...), item: t.item + " (judge)", messages: messages, schema: schema}
+		judges, of[j] = append(judges, j), t
+	}
+	return b.each(ctx, "judging", judges, func(ctx context.Context, j *task) error {
+		verdicts, err := b.judge(ctx, j, len(of[j].answer.Written.Pairs))
+		if err != nil {
+			return err
+		}
+		of[j].wrong = make([]bool, len(verdicts))
+		for i, right := range verdicts {
+			of[j].wrong[i] = !right
+		}
+		return nil
+	})
+}
+
+// verdict is what is stored of a judgement.
+type verdict struct {
+	Right []bool    `json:"right"`
+	Usage llm.Usage `json:"usage"`
+}
+
+func (b *builder) judge(ctx context.Context, j *task, n int) ([]bool, error) {
+	if value, ok, err := b.Store.Get(ctx, j.key); err != nil {
+		return nil, err
+	} else if ok {
+		var v verdict
+		if json.Unmarshal(value, &v) == nil && len(v.Right) == n {
+			b.judged(v)
+			return v.Right, nil
+		}
+	}
+	var v verdict
+	turns := j.messages
+	var last error
+	for range maxAsked {
+		res, err := b.Chat.Chat(ctx, llm.Request{Model: b.Model, Messages: turns, Schema: j.schema, MaxTokens: 256, Meter: b.Meter})
+		if err != nil {
+			return nil, err
+		}
+		v.Usage.Requests++
+		v.Usage.PromptTokens += res.Usage.PromptTokens
+		v.Usage.CompletionTokens += res.Usage.CompletionTokens
+		v.Usage.Cost += res.Usage.Cost
+		if v.Right, last = pair.Verdicts(res.Text, n); last != nil {
+			turns = prompt.Again(j.messages, res.Text[:min(len(res.Text), repeated)], last.Error())
+			continue
+		}
+		value, err := json.Marshal(v)
+		if err != nil {
+			return nil, fmt.Errorf("encode verdict: %w", err)
+		}
+		b.judged(v)
+		return v.Right, b.Store.Put(context.WithoutCancel(ctx), j.key, value)
+	}
+	return nil, clara.Errorf(clara.Corrupt, "asked %d times, no usable verdict: %w", maxAsked, last)
+}
+
+func (b *builder) judged(v verdict) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.card.Usage.add(v.Usage)
+}
