@@ -2,13 +2,16 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"time"
 
 	"github.com/clara-suite/clara/services/ingest/internal/doc"
 	"github.com/clara-suite/clara/services/ingest/internal/extract"
+	"github.com/clara-suite/clara/services/ingest/internal/ocr"
 	"github.com/clara-suite/clara/services/ingest/internal/pdf"
+	"github.com/clara-suite/clara/services/ingest/internal/picture"
 )
 
 // Names of what an extraction returns, for programs that read files without the service.
@@ -34,13 +37,16 @@ type ExtractorOptions struct {
 type Extractor struct {
 	inner *extract.Extractor
 	pdf   *pdf.Reader
+	ocr   *ocr.Engine
 }
 
 // NewExtractor makes an extractor with all readers. Close frees it.
 func NewExtractor(o ExtractorOptions) *Extractor {
-	reader := pdf.New(pdf.Config{Workers: o.Workers})
-	return &Extractor{pdf: reader, inner: extract.New(extract.Config{
-		Readers: map[doc.Format]doc.Reader{doc.PDF: reader}, Timeout: o.Timeout, Log: o.Log,
+	// Its models are loaded when the first picture needs them.
+	eyes := ocr.New(ocr.Config{})
+	reader := pdf.New(pdf.Config{Workers: o.Workers, OCR: eyes})
+	return &Extractor{pdf: reader, ocr: eyes, inner: extract.New(extract.Config{
+		Readers: map[doc.Format]doc.Reader{doc.PDF: reader, doc.Picture: picture.Reader{OCR: eyes}}, Timeout: o.Timeout, Log: o.Log,
 	})}
 }
 
@@ -50,4 +56,4 @@ func (e *Extractor) Extract(ctx context.Context, name string, r io.ReaderAt, siz
 }
 
 // Close frees the readers.
-func (e *Extractor) Close() error { return e.pdf.Close() }
+func (e *Extractor) Close() error { return errors.Join(e.pdf.Close(), e.ocr.Close()) }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net"
 	"net/url"
 	"os"
 	"os/signal"
@@ -80,6 +81,10 @@ func (c *Cmd) Serve() (int, error) {
 	}
 	defer lock.Unlock()
 
+	if len(c.Trainer.Roots) == 0 && loopback(c.Server.Listen) {
+		// Callers are this machine's own users, and importing shows nothing of a file but that it is no model.
+		c.Trainer.Roots = []string{"/"}
+	}
 	a, err := app.New(ctx, "clara", c.Telemetry, c.Server, os.Stderr)
 	if err != nil {
 		return 0, err
@@ -90,6 +95,13 @@ func (c *Cmd) Serve() (int, error) {
 	}
 	stop() // lifecycle waits for signals itself
 	return a.Run(context.Background(), 0, units), nil
+}
+
+// loopback reports whether an address can't be reached from other machines.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // open starts the embedded servers, connects to them, and builds the services.

@@ -233,6 +233,10 @@ func (p *Pipeline) read(ctx context.Context, d *ingestv1.Document, password stri
 				Progress: &jobv1.Progress{Done: int64(done), Total: int64(total), Unit: "pages"}})
 		},
 	})
+	if clara.KindOf(err) == clara.State {
+		// Something that reading needs is not installed. Waiting does not bring it; who installs it retries the job.
+		return nil, clara.Errorf(clara.Unsupported, "%w", err)
+	}
 	if err != nil {
 		return nil, err
 	}
