@@ -18,9 +18,10 @@ type Load struct {
 	QueryTokens   float64 // in the query reasoner
 	DecoderTokens float64
 	Targets       float64
-	MaxDecoder    int // the longest
-	MinCandidates int // the fewest documents of a sample
-	MemoryTokens  int // m
+	GradTokens    float64 // through the model with a gradient
+	MaxGradTokens int     // of the longest sample
+	MinCandidates int     // the fewest documents of a sample
+	MemoryTokens  int     // m
 }
 
 // Machine is what a run has at its disposal.
@@ -73,17 +74,8 @@ func (p Plan) Estimate(a arch.Model, l Load, rank int, machine Machine) Estimate
 	// All adapters are held; the trained ones with a gradient and two moments.
 	e.State = 4 * (3*adapter + 3*e.Trained)
 
-	micro := float64(p.MicroBatchSize)
-	enc, dec := l.DocTokens*l.DocsPerSample*micro, l.DecoderTokens*micro
-	kept := enc + dec
-	switch p.Stage {
-	case Stage2:
-		kept = l.QueryTokens*micro + dec
-	case Retrieval:
-		kept = l.QueryTokens * micro
-	case Reasoning:
-		kept = dec
-	}
+	// A micro batch has the tokens of micro_train_batch_size samples of average length, or those of one that is longer.
+	kept := math.Max(l.GradTokens*float64(p.MicroBatchSize), float64(l.MaxGradTokens))
 	// What a token leaves behind in a layer: norms' inputs, projections' inputs, attention, gate and up.
 	perLayer := float64(width) * float64(4*a.Hidden+2*(a.Heads+2*a.KVHeads)*a.HeadDim+2*a.Heads*a.HeadDim+3*a.Intermediate)
 	if p.Dropout > 0 {

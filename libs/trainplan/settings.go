@@ -149,7 +149,9 @@ func (p *Plan) Set(name, value string) (note string, err error) {
 	return p.setField(key, value)
 }
 
-func off(v string) bool { return v == "" || strings.EqualFold(v, "false") || v == "0" || strings.EqualFold(v, "none") }
+func off(v string) bool {
+	return v == "" || strings.EqualFold(v, "false") || v == "0" || strings.EqualFold(v, "none")
+}
 
 func (p *Plan) setField(key, value string) (note string, err error) {
 	switch key {

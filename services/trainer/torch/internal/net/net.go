@@ -46,9 +46,9 @@ func (n *Net) Compress(s scope, inputs [][]int32, p model.Pass, mse bool) Compre
 	}
 	at := s.Ints(rows, n.Device)
 	if !mse {
-		return Compressed{Memory: n.Norm(s, s.Rows(h, at))}
+		return Compressed{Memory: p.Tape.Cut(n.Norm(s, s.Rows(h, at)))}
 	}
-	h = n.Norm(s, h)
+	h = p.Tape.Cut(n.Norm(s, h)) // memories and MSE both come from it
 	return Compressed{Memory: s.Rows(h, at), MSE: n.distance(s, h, lens)}
 }
 

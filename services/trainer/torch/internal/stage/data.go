@@ -31,7 +31,7 @@ type Sample struct {
 	Positives []int // places in Docs
 	Question  string
 	Golds     []string
-	cost      int // tokens, for cutting a batch evenly
+	cost      int // tokens that go through the model with a gradient
 }
 
 // Data is a data set as token ids. Documents are held once, however many samples name them.
@@ -142,6 +142,12 @@ func (d *Data) encode(p trainplan.Plan, raw []dataset.Sample, w *prompt.Writer, 
 			d.Skipped = append(d.Skipped, s.Name+": it has no pos_index")
 		default:
 			kept[i] = len(d.Samples)
+			s.cost = len(s.Input.IDs) + len(s.Query)
+			if p.Stage == trainplan.Stage1 || p.Stage == trainplan.Stage12 {
+				for _, x := range s.Docs {
+					s.cost += len(d.Docs[x])
+				}
+			}
 			d.Samples = append(d.Samples, s)
 		}
 	}
@@ -187,10 +193,6 @@ func (s *Sample) encode(p trainplan.Plan, raw dataset.Sample, w *prompt.Writer, 
 		s.Input, err = w.TrainAnswer(s.Name, raw.Question(), raw.Answer(), k, l.maxLen)
 	}
 	s.Targets = net.Targets(s.Input)
-	s.cost = len(s.Input.IDs) + len(s.Query)
-	if p.Stage == trainplan.Stage1 || p.Stage == trainplan.Stage12 {
-		s.cost += len(s.Docs) * l.doc
-	}
 	return err
 }
 
@@ -221,7 +223,8 @@ func (d *Data) load(m int) trainplan.Load {
 		l.QueryTokens += float64(len(s.Query)) / n
 		l.DecoderTokens += float64(len(s.Input.IDs)) / n
 		l.Targets += float64(s.Targets) / n
-		l.MaxDecoder = max(l.MaxDecoder, len(s.Input.IDs))
+		l.GradTokens += float64(s.cost) / n
+		l.MaxGradTokens = max(l.MaxGradTokens, s.cost)
 		l.MinCandidates = min(l.MinCandidates, len(s.Docs))
 	}
 	return l

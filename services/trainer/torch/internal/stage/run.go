@@ -314,14 +314,24 @@ type batch struct {
 	seed    uint64
 }
 
-// Batches cuts this rank's part of the step's batch into micro batches. Its samples are sorted by length, and sequences are
-// packed, so nothing is padded.
+// Batches cuts this rank's part of the step's batch into micro batches.
 func (r *Run) Batches() []batch { return r.cut(r.data, r.memories, r.now.mine, true) }
 
+// cut makes micro batches of about as many tokens as micro_train_batch_size samples of average length have: fewer of the
+// long ones, more of the short ones, so that memory is level. Sequences are packed: nothing is padded.
 func (r *Run) cut(d *Data, mem *memories, samples []int, train bool) []batch {
+	total := 0
+	for _, s := range d.Samples {
+		total += s.cost
+	}
+	budget := r.plan.MicroBatchSize * total / max(1, len(d.Samples))
 	var out []batch
 	for len(samples) > 0 {
-		n := min(r.plan.MicroBatchSize, len(samples))
+		n, tokens := 0, 0
+		for n < len(samples) && (n == 0 || tokens+d.Samples[samples[n]].cost <= budget) {
+			tokens += d.Samples[samples[n]].cost
+			n++
+		}
 		b := batch{data: d, mem: mem, samples: samples[:n], train: train}
 		// Dropout masks follow from the seed, the step, the rank and the place in the step.
 		b.seed = uint64(r.plan.Seed)<<40 ^ uint64(r.step)<<16 ^ uint64(r.rank())<<8 ^ uint64(len(out))

@@ -84,8 +84,8 @@ type Tape struct {
 }
 
 type segment struct {
-	run          func(s *Scope, x *Tensor) *Tensor
-	x, leaf, out *Tensor // input in its graph, the same cut off, output as a leaf
+	run          func(s *Scope, x *Tensor) *Tensor // nil: a cut
+	x, leaf, out *Tensor                           // input in its graph, the same cut off, output as a leaf
 }
 
 // NewTape makes a tape whose tensors live as long as s.
@@ -105,13 +105,29 @@ func (t *Tape) Checkpoint(run func(s *Scope, x *Tensor) *Tensor, x *Tensor) *Ten
 	return out
 }
 
+// Cut returns x as a leaf, behind which the graph is walked once and only after everything that uses the leaf. A tensor that
+// several segments or the loss use must be cut: graphs between segments are freed as they are walked. On a nil Tape it is x.
+func (t *Tape) Cut(x *Tensor) *Tensor {
+	if t == nil || !GradEnabled() || !x.Info().RequiresGrad {
+		return x
+	}
+	out := t.scope.Leaf(x, true)
+	t.segs = append(t.segs, segment{x: x, out: out})
+	return out
+}
+
 // Backward runs autograd from loss and then through the segments, last first. Memory of a segment is freed once it is done.
 func (t *Tape) Backward(loss *Tensor) {
 	Backward([]*Tensor{loss}, nil)
 	for i := len(t.segs) - 1; i >= 0; i-- {
 		g := t.segs[i]
 		s := newScope()
-		if grad := s.Grad(g.out); grad != nil {
+		grad := s.Grad(g.out)
+		switch {
+		case grad == nil:
+		case g.run == nil:
+			Backward([]*Tensor{g.x}, []*Tensor{grad})
+		default:
 			withGrad(func() {
 				y := s.Sub(func(s *Scope) *Tensor { return g.run(s, g.leaf) })
 				Backward([]*Tensor{y}, []*Tensor{grad})
@@ -121,7 +137,10 @@ func (t *Tape) Backward(loss *Tensor) {
 			}
 		}
 		s.close()
-		t.scope.Free(g.out, g.leaf)
+		t.scope.Free(g.out)
+		if g.leaf != nil {
+			t.scope.Free(g.leaf)
+		}
 	}
 	t.segs = nil
 }

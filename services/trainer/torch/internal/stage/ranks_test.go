@@ -1,0 +1,143 @@
+package stage_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/clara-suite/clara/libs/checkpoint"
+	"github.com/clara-suite/clara/libs/trainplan"
+	"github.com/clara-suite/clara/services/trainer/torch/internal/stage"
+	"github.com/clara-suite/clara/services/trainer/torch/internal/torchx"
+)
+
+// TestMain turns the test program into a rank where the environment says so.
+func TestMain(m *testing.M) {
+	if os.Getenv("STAGE_TEST_RANK") != "" {
+		if err := worker(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func worker() error {
+	var p trainplan.Plan
+	if err := json.NewDecoder(os.Stdin).Decode(&p); err != nil {
+		return err
+	}
+	rank, _ := strconv.Atoi(os.Getenv("STAGE_TEST_RANK"))
+	port, _ := strconv.Atoi(os.Getenv("STAGE_TEST_PORT"))
+	torchx.SetThreads(1)
+	g, err := torchx.Join("gloo", "127.0.0.1", "127.0.0.1", port, rank, p.World, torchx.CPU, time.Duration(p.PeerTimeout*float64(time.Second)))
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if os.Getenv("STAGE_TEST_DIES") != "" {
+		ctx = &dying{Context: ctx}
+	}
+	return stage.Execute(ctx, p, stage.Env{Out: os.Stdout, Log: slog.New(slog.DiscardHandler), Device: torchx.CPU, Group: g})
+}
+
+// dying kills the process when it is asked about for the third time, which is once a step.
+type dying struct {
+	context.Context
+	asked int
+}
+
+func (d *dying) Err() error {
+	if d.asked++; d.asked == 3 {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	return d.Context.Err()
+}
+
+// ranks runs a plan on two processes and returns the output of rank 0 and the error of each.
+func ranks(t *testing.T, p trainplan.Plan, dies bool) ([]trainplan.Metrics, string, [2]error) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	port := l.Addr().(*net.TCPAddr).Port
+	require.NoError(t, l.Close())
+	p.World = 2
+	plan, err := json.Marshal(p)
+	require.NoError(t, err)
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	var cmds [2]*exec.Cmd
+	var out, stderr bytes.Buffer
+	for rank := range cmds {
+		c := exec.Command(exe)
+		c.Env = append(os.Environ(), fmt.Sprintf("STAGE_TEST_RANK=%d", rank), fmt.Sprintf("STAGE_TEST_PORT=%d", port), "OMP_WAIT_POLICY=passive")
+		c.Stdin, c.Stdout = bytes.NewReader(plan), io.Discard
+		if rank == 0 {
+			c.Stdout, c.Stderr = &out, &stderr
+		} else if dies {
+			c.Env = append(c.Env, "STAGE_TEST_DIES=1")
+		}
+		require.NoError(t, c.Start())
+		cmds[rank] = c
+	}
+	var errs [2]error
+	for rank, c := range cmds {
+		errs[rank] = c.Wait()
+	}
+	m, _ := parse(out.Bytes())
+	return m, stderr.String(), errs
+}
+
+// Two ranks make the steps of one process, up to rounding, the last and smaller batch included.
+func TestTwoRanksEqualOne(t *testing.T) {
+	p := tinyPlan(t)
+	p.Dropout, p.Epochs = 0, 1
+	p.BatchSize = 5 // 5, 5 and 1 of 11 samples: in the last step a rank has none
+	want, _, err := execute(context.Background(), p)
+	require.NoError(t, err)
+	q := p
+	q.SavePath, q.RunDir = p.SavePath+"2", p.SavePath+"2.run"
+	got, stderr, errs := ranks(t, q, false)
+	require.NoError(t, errs[0], stderr)
+	require.NoError(t, errs[1])
+	assert.InEpsilonSlice(t, losses(want), losses(got), 1e-3)
+	_, err = checkpoint.Open(q.SavePath)
+	require.NoError(t, err)
+}
+
+// A rank that is killed ends the run with a message, and what was saved can be gone on from.
+func TestKilledRank(t *testing.T) {
+	p := tinyPlan(t)
+	p.Dropout, p.SaveSteps, p.PeerTimeout = 0, 1, 60
+	_, stderr, errs := ranks(t, p, true)
+	require.Error(t, errs[0])
+	require.Error(t, errs[1])
+	assert.Contains(t, stderr, "a peer is lost or slow")
+	kept := stage.Checkpoints(p.RunDir)
+	require.NotEmpty(t, kept)
+	assert.Equal(t, "step-00000002", filepath.Base(kept[len(kept)-1]))
+	p.Resume = true
+	rest, _, err := execute(context.Background(), p)
+	require.NoError(t, err)
+	assert.Len(t, rest, 4)
+}
+
+func TestUnreachableMaster(t *testing.T) {
+	_, err := torchx.Join("gloo", "127.0.0.1", "127.0.0.1", 9, 1, 2, torchx.CPU, 2*time.Second)
+	require.ErrorContains(t, err, "reach the master at 127.0.0.1:9")
+}
