@@ -82,7 +82,6 @@ func (v *verifier) curve(s scope, o *net.Opened, name string) error {
 	v.r.relativeOrAbs(at+"logged.mse_loss", last(mses), c.Logged["mse_loss"], 2e-3)
 	v.r.relative(at+"logged.lr", c.Rate, c.Logged["lr"], 1e-9)
 	v.r.skip(at+"logged.retrieval_*", "the reference logs zeros while it trains; retrieval figures are compared under extras and topk_idx")
-	v.r.skip(at+"seconds_per_micro_step", "time, not a figure of the model")
 	v.after(s, o, name, t, before)
 	return nil
 }

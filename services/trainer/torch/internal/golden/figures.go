@@ -6,6 +6,7 @@ type figures struct {
 		Special struct {
 			BOS        string  `json:"bos"`
 			EOS        string  `json:"eos"`
+			Pad        string  `json:"pad"`
 			BOSID      int32   `json:"bos_id"`
 			EOSID      int32   `json:"eos_id"`
 			PadID      int32   `json:"pad_id"`
