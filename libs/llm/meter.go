@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"context"
 	"sync"
 
 	"github.com/clara-suite/clara/libs/clara"
@@ -22,6 +23,8 @@ type Meter struct {
 	budget   float64
 	used     Usage
 	reserved float64
+	waiting  int           // reservations
+	settled  chan struct{} // closed when a reservation has ended
 }
 
 // NewMeter makes a meter; budget 0 is no limit. used is what earlier runs of the same work have used.
@@ -37,21 +40,39 @@ func (m *Meter) Usage() Usage {
 	return m.used
 }
 
-// reserve sets cost aside for a request. State if the budget does not allow it.
-func (m *Meter) reserve(cost float64) error {
+// reserve sets cost aside for a request. While requests under way might still take what is left, it waits for them.
+// State if the budget does not allow it.
+func (m *Meter) reserve(ctx context.Context, cost float64) error {
 	if m == nil {
 		return nil
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.budget > 0 && m.used.Cost+m.reserved+cost > m.budget {
-		return &OverBudget{Budget: m.budget, Used: m.used.Cost}
+	for {
+		m.mu.Lock()
+		if m.budget == 0 || m.used.Cost+m.reserved+cost <= m.budget {
+			m.reserved += cost
+			m.waiting++
+			m.mu.Unlock()
+			return nil
+		}
+		if m.waiting == 0 || m.used.Cost+cost > m.budget {
+			err := &OverBudget{Budget: m.budget, Used: m.used.Cost}
+			m.mu.Unlock()
+			return err
+		}
+		if m.settled == nil {
+			m.settled = make(chan struct{})
+		}
+		settled := m.settled
+		m.mu.Unlock()
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	m.reserved += cost
-	return nil
 }
 
-// settle replaces a reservation by what was used.
+// settle ends a reservation: u is what was used of it.
 func (m *Meter) settle(reserved float64, u Usage) {
 	if m == nil {
 		return
@@ -59,6 +80,17 @@ func (m *Meter) settle(reserved float64, u Usage) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reserved -= reserved
+	if m.waiting--; m.waiting == 0 {
+		m.reserved = 0 // no rest of rounding
+	}
+	m.add(u)
+	if m.settled != nil {
+		close(m.settled)
+		m.settled = nil
+	}
+}
+
+func (m *Meter) add(u Usage) {
 	m.used.Requests += u.Requests
 	m.used.Retries += u.Retries
 	m.used.PromptTokens += u.PromptTokens
@@ -78,4 +110,11 @@ func (o *OverBudget) Unwrap() error {
 }
 
 // Add counts what a Model that is no Client has used.
-func (m *Meter) Add(u Usage) { m.settle(0, u) }
+func (m *Meter) Add(u Usage) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.add(u)
+}

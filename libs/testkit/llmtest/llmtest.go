@@ -369,7 +369,7 @@ func topic(s string) string {
 	}
 	var out []string
 	for _, w := range words {
-		if w = strings.Trim(w, ",;:()[]\"'"); len(w) > 3 && !strings.ContainsAny(w, "/\\.") {
+		if w = strings.Trim(w, ",;:()[]\"'"); (len(w) > 3 || strings.ContainsAny(w, "0123456789")) && !strings.ContainsAny(w, "/\\.") {
 			out = append(out, w)
 		}
 		if len(out) == 6 {
@@ -415,5 +415,24 @@ func Until(faults ...Fault) func(int, Call) Fault {
 			return None
 		}
 		return faults[n-1]
+	}
+}
+
+// OnceEach misbehaves in the first request about each thing, in the way that the thing itself decides, and not again:
+// whatever the order of requests, the same ones fail.
+func OnceEach(faults ...Fault) func(int, Call) Fault {
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	return func(_ int, c Call) Fault {
+		key := c.Prompt[:min(len(c.Prompt), 80)] + fmt.Sprint(passage.FindAllString(c.Prompt, -1))
+		mu.Lock()
+		defer mu.Unlock()
+		if seen[key] {
+			return None
+		}
+		seen[key] = true
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(key))
+		return faults[int(h.Sum32())%len(faults)]
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/clara-suite/clara/services/synthesis/internal/describe"
 	"github.com/clara-suite/clara/services/synthesis/internal/pair"
 	"github.com/clara-suite/clara/services/synthesis/internal/prompt"
+	"github.com/clara-suite/clara/services/synthesis/internal/text"
 )
 
 // answer is what is stored of a task.
@@ -271,4 +272,64 @@ func (b *builder) judged(v verdict) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.card.Usage.add(v.Usage)
+}
+
+// Written is what a model has written about a text that belongs to no data set.
+type Written struct {
+	Summary string
+	Pairs   []pair.Pair
+	Refused map[pair.Reason]int
+	Err     error
+}
+
+// Write has a summary and pairs made of each text, whatever its length, and returns them in order. An error is one that
+// all texts would have met; others are with their texts.
+func Write(ctx context.Context, o Options, texts []string) ([]Written, error) {
+	b := &builder{Options: o, keys: map[string]bool{}, sources: []text.Source{{}}}
+	for _, t := range texts {
+		if strings.TrimSpace(t) == "" {
+			return nil, clara.Errorf(clara.Invalid, "a text is empty")
+		}
+		b.texts = append(b.texts, t)
+		b.chunks = append(b.chunks, chunk{0, t, digest(t)})
+	}
+	b.card = newCard(b, 0)
+	tasks := b.chunkTasks()
+	out := make([]Written, len(texts))
+	at := map[*task]int{}
+	for i, t := range tasks {
+		at[t] = i
+		out[i].Err = clara.Errorf(clara.State, "not reached")
+	}
+	if err := b.each(ctx, "synthesis", tasks, func(ctx context.Context, t *task) error {
+		out[at[t]].Err = b.ask(ctx, t)
+		return out[at[t]].Err
+	}); err != nil {
+		return nil, err
+	}
+	for i, t := range tasks {
+		if t.answer == nil {
+			continue
+		}
+		out[i].Refused = map[pair.Reason]int{}
+		var set pair.Set
+		for _, p := range t.answer.Written.Pairs {
+			t.label(&p)
+			reason := t.check.Check(p)
+			if reason == "" {
+				reason = set.Add(p.Question)
+			}
+			if reason != "" {
+				out[i].Refused[reason]++
+				continue
+			}
+			out[i].Pairs = append(out[i].Pairs, p)
+		}
+		if reason := t.check.CheckSummary(t.answer.Written.Summary); reason != "" {
+			out[i].Refused["summary_"+reason]++
+			continue
+		}
+		out[i].Summary = t.answer.Written.Summary
+	}
+	return out, nil
 }

@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -331,12 +332,16 @@ func (b *builder) each(ctx context.Context, stage string, tasks []*task, do func
 	p := Progress{Stage: stage, Total: len(tasks), Unit: "requests"}
 	b.report(p)
 	away := 0
+	var last error // that halted the work without cutting it off
+	var halt sync.Once
+	halted := make(chan struct{})
 	next := make(chan *task)
 	var workers sync.WaitGroup
 	for range max(1, b.Concurrency) {
 		workers.Go(func() {
 			for t := range next {
 				err := do(ctx, t)
+				var over *llm.OverBudget
 				b.mu.Lock()
 				p.Done++
 				switch {
@@ -344,6 +349,9 @@ func (b *builder) each(ctx context.Context, stage string, tasks []*task, do func
 					b.keys[t.key] = true
 					away = 0
 				case ctx.Err() != nil:
+				case errors.As(err, &over):
+					last = err
+					halt.Do(func() { close(halted) }) // what is under way is paid for: let it end
 				default:
 					b.failures = append(b.failures, Failure{t.item, err.Error()})
 					if clara.KindOf(err) == clara.Unavailable {
@@ -362,6 +370,8 @@ feed:
 	for _, t := range tasks {
 		select {
 		case next <- t:
+		case <-halted:
+			break feed
 		case <-ctx.Done():
 			break feed
 		}
@@ -371,7 +381,7 @@ feed:
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return nil
+	return last
 }
 
 func (b *builder) report(p Progress) {

@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/dataset"
 	"github.com/clara-suite/clara/services/synthesis/internal/candidate"
@@ -221,15 +223,19 @@ func (b *builder) embeddings(ctx context.Context) ([][]float32, error) {
 		if err != nil {
 			return nil, err
 		}
+		var store errgroup.Group // stored together, they share the wait for the disk
 		for i, x := range part {
 			out[x] = vectors[i]
-			value, err := json.Marshal(vectors[i])
-			if err == nil {
-				err = b.Store.Put(context.WithoutCancel(ctx), key(x), value)
-			}
-			if err != nil {
-				return nil, err
-			}
+			store.Go(func() error {
+				value, err := json.Marshal(vectors[i])
+				if err != nil {
+					return clara.Errorf(clara.Corrupt, "embedding of %s: %w", b.EmbeddingModel, err)
+				}
+				return b.Store.Put(context.WithoutCancel(ctx), key(x), value)
+			})
+		}
+		if err := store.Wait(); err != nil {
+			return nil, err
 		}
 	}
 	for _, v := range out {

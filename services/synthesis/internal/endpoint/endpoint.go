@@ -37,6 +37,7 @@ type Config struct {
 	PriceIn           float64       `help:"Price of a million prompt tokens." env:"CLARA_LLM_PRICE_IN"`
 	PriceOut          float64       `help:"Price of a million generated tokens." env:"CLARA_LLM_PRICE_OUT"`
 	Timeout           time.Duration `help:"Longest time for one request." env:"CLARA_LLM_TIMEOUT" default:"5m"`
+	Backoff           time.Duration `help:"Pause before a request is tried again the first time; it doubles from there." env:"CLARA_LLM_BACKOFF" default:"500ms"`
 	Tries             int           `help:"Times a request is tried." env:"CLARA_LLM_TRIES" default:"6"`
 }
 
@@ -105,7 +106,7 @@ func Open(c Config, generator llm.Model, log *slog.Logger) (*Set, error) {
 		err := s.add(llm.Endpoint{
 			Name: name, BaseURL: url, APIKey: c.APIKey.Reveal(),
 			Settings:     llm.Settings{Key: "OPENAI_API_KEY (--api-key)", URL: "BASE_URL (--base-url)", Model: "MODEL, VISION_MODEL or EMBEDDING_MODEL (--model, ..)", Private: "--allow-private or --allow-loopback"},
-			AllowPrivate: c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: c.Timeout, Tries: c.Tries, Concurrency: c.Concurrency,
+			AllowPrivate: c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: c.Timeout, Tries: c.Tries, BackoffMin: c.Backoff, Concurrency: c.Concurrency,
 			RequestsPerMinute: c.RequestsPerMinute, TokensPerMinute: c.TokensPerMinute, PriceIn: c.PriceIn, PriceOut: c.PriceOut,
 		}, Endpoint{Model: c.Model, VisionModel: c.VisionModel, EmbeddingModel: c.EmbeddingModel}, log)
 		if err != nil {
@@ -207,7 +208,7 @@ func (s *Set) read(c Config, log *slog.Logger) error {
 		err := s.add(llm.Endpoint{
 			Name: e.Name, BaseURL: url, APIKey: key,
 			Settings:     llm.Settings{Key: setting, URL: "base_url of " + where, Model: "the models of " + where, Private: "allow_private of " + where},
-			AllowPrivate: e.AllowPrivate || c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: e.Timeout, Tries: c.Tries, Concurrency: e.Concurrency,
+			AllowPrivate: e.AllowPrivate || c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: e.Timeout, Tries: c.Tries, BackoffMin: c.Backoff, Concurrency: e.Concurrency,
 			RequestsPerMinute: e.RequestsPerMinute, TokensPerMinute: e.TokensPerMinute, PriceIn: e.PriceIn, PriceOut: e.PriceOut,
 		}, Endpoint{Model: e.Model, VisionModel: e.VisionModel, EmbeddingModel: e.EmbeddingModel}, log)
 		if err != nil {

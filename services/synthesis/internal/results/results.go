@@ -40,6 +40,9 @@ type Log struct {
 	file *os.File
 	at   map[string]span
 	size int64
+
+	syncing sync.Mutex // taken before mu
+	synced  int64
 }
 
 type span struct{ offset, length int64 }
@@ -143,23 +146,50 @@ func (l *Log) Put(_ context.Context, key string, value []byte) error {
 		return clara.Errorf(clara.Invalid, "store result: %w", err)
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.file == nil {
+		l.mu.Unlock()
 		return clara.Errorf(clara.State, "%s is closed", l.path)
 	}
-	if _, err := l.file.WriteAt(enc.Bytes(), l.size); err != nil {
+	place := span{l.size, int64(enc.Len())}
+	if _, err := l.file.WriteAt(enc.Bytes(), place.offset); err != nil {
+		l.mu.Unlock()
 		return clara.Errorf(clara.Unavailable, "write %s: %w", l.path, err)
 	}
-	if err := l.file.Sync(); err != nil {
-		return clara.Errorf(clara.Unavailable, "sync %s: %w", l.path, err)
+	l.size += place.length
+	l.mu.Unlock()
+	if err := l.sync(l.path, place.offset+place.length); err != nil {
+		return err
 	}
-	l.at[key] = span{l.size, int64(enc.Len())}
-	l.size += int64(enc.Len())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at[key] = place
 	return nil
 }
 
-// Keep implements Store: it writes the log anew if a good part of it is not needed any more.
+// sync returns when the file is on disk up to an offset. Results that come together share one sync.
+func (l *Log) sync(path string, upTo int64) error {
+	l.syncing.Lock()
+	defer l.syncing.Unlock()
+	if l.synced >= upTo {
+		return nil
+	}
+	l.mu.Lock()
+	file, size := l.file, l.size
+	l.mu.Unlock()
+	if file == nil {
+		return clara.Errorf(clara.State, "%s is closed", path)
+	}
+	if err := file.Sync(); err != nil {
+		return clara.Errorf(clara.Unavailable, "sync %s: %w", path, err)
+	}
+	l.synced = size
+	return nil
+}
+
+// Keep implements Store: it writes the log anew if any of it is not needed any more. No Put may be under way.
 func (l *Log) Keep(_ context.Context, keys map[string]bool) error {
+	l.syncing.Lock()
+	defer l.syncing.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	stale := false
@@ -195,7 +225,7 @@ func (l *Log) Keep(_ context.Context, keys map[string]bool) error {
 		return clara.Errorf(clara.Unavailable, "rewrite %s: %w", l.path, err)
 	}
 	l.file.Close()
-	l.file, l.at = nil, map[string]span{}
+	l.file, l.at, l.synced = nil, map[string]span{}, 0
 	return l.open()
 }
 
