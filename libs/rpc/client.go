@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -34,6 +35,8 @@ type ClientOptions struct {
 	Tracer     trace.TracerProvider
 	Meter      metric.MeterProvider
 	Propagator propagation.TextMapPropagator
+	// Lookup finds the addresses of a server's name; nil: the system's resolver.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Interceptors run inside those of this package.
 	Interceptors []connect.Interceptor
 }
@@ -54,7 +57,7 @@ func (c *Client) Options() []connect.ClientOption { return slices.Clone(c.option
 func (c *Client) Close() { c.HTTP.CloseIdleConnections() }
 
 // Dial makes a client of the server at an address: host:port, http://host:port or https://host:port. It does
-// not connect yet. Errors are Invalid.
+// not connect yet. Where the name has several addresses, calls are spread over them. Errors are Invalid.
 func Dial(address string, cfg ClientConfig, opts ClientOptions) (*Client, error) {
 	if !strings.Contains(address, "://") {
 		scheme := "http://"
@@ -86,7 +89,15 @@ func Dial(address string, cfg ClientConfig, opts ClientOptions) (*Client, error)
 		}
 	}
 	transport.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
-	return newClient(&http.Client{Transport: transport}, strings.TrimSuffix(u.String(), "/"), cfg, opts)
+	var sender http.RoundTripper = transport
+	if _, err := netip.ParseAddr(u.Hostname()); err != nil {
+		port := u.Port()
+		if port == "" {
+			port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+		}
+		sender = newReplicas(transport, u.Hostname(), port, opts.Lookup)
+	}
+	return newClient(&http.Client{Transport: sender}, strings.TrimSuffix(u.String(), "/"), cfg, opts)
 }
 
 // Client returns a client that reaches the server in memory. Such calls need no token.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -354,7 +355,10 @@ func (a *authorize) plain(next http.Handler) http.Handler {
 		c, err := a.identify(r.Header)
 		if err != nil {
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			http.Error(w, err.Error(), http.StatusUnauthorized)
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusUnauthorized)
+			fault := map[string]any{"error": map[string]any{"message": err.Error(), "type": "authentication_error", "param": nil, "code": "invalid_api_key"}}
+			_ = json.NewEncoder(w).Encode(fault) // a client that is gone reads nothing
 			return
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))

@@ -6,12 +6,10 @@ package gateway
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"time"
 
 	"github.com/clara-suite/clara/libs/app"
 	"github.com/clara-suite/clara/libs/clara"
@@ -24,6 +22,7 @@ import (
 type Cmd struct {
 	Telemetry telemetry.Config `embed:""`
 	Server    rpc.Config       `embed:""`
+	Client    rpc.ClientConfig `embed:"" prefix:"client-"`
 	Peers     app.Peers        `embed:"" prefix:"to-"`
 	Synthesis string           `name:"to-synthesis-addr" help:"Address of synthesis." env:"CLARA_SYNTHESIS_ADDR" default:"http://127.0.0.1:7412"`
 }
@@ -34,7 +33,6 @@ func (c *Cmd) Serve() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	transport := newTransport()
 	for _, r := range []struct{ prefix, addr string }{
 		{"/clara.ingest.v1.IngestService/", c.Peers.IngestAddr},
 		{"/clara.job.v1.JobService/", c.Peers.IngestAddr},
@@ -46,24 +44,22 @@ func (c *Cmd) Serve() (int, error) {
 		{"/clara.model.v1.ModelService/", c.Peers.TrainerAddr},
 		{"/clara.trainer.v1.TrainerService/", c.Peers.TrainerAddr},
 	} {
-		to, err := url.Parse(r.addr)
-		if err != nil || to.Host == "" {
-			return 0, clara.Errorf(clara.Invalid, "address %q of %s: want http://host:port", r.addr, r.prefix)
+		client, err := rpc.Dial(r.addr, c.Client, rpc.ClientOptions{})
+		if err != nil {
+			return 0, err
 		}
-		a.Server.HandleHTTP(r.prefix, newProxy(to, transport, a.Log), true)
+		to, err := url.Parse(client.URL)
+		if err != nil {
+			return 0, clara.Errorf(clara.Invalid, "address %q of %s: %w", r.addr, r.prefix, err)
+		}
+		proxy := newProxy(to, client.HTTP.Transport, a.Log)
+		if r.prefix == "/v1/" {
+			a.Server.HandleHTTP(r.prefix, proxy, true)
+		} else {
+			a.Server.Handle(r.prefix, proxy) // shows in reflection, as with clara up
+		}
 	}
 	return a.Run(context.Background(), 0, []lifecycle.Unit{}), nil
-}
-
-// newTransport speaks HTTP/2 without TLS, and asks for the addresses of a name anew for every connection.
-// Connections are short lived: a replica that was added gets its share.
-func newTransport() *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	return &http.Transport{
-		Protocols: protocols, DisableCompression: true, IdleConnTimeout: 10 * time.Second,
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-	}
 }
 
 func newProxy(to *url.URL, transport http.RoundTripper, log *slog.Logger) http.Handler {
