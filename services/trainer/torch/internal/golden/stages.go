@@ -79,7 +79,7 @@ func (v *verifier) run(s scope, o *net.Opened, stage string, samples []dataset.S
 			return r, err
 		}
 		if kind == "stage2" {
-			if ce, err = o.ReadChosen(s, r.ranked, r.d, r.inputs, pass(o.Decoder)); err != nil {
+			if ce, err = o.Decode(s, r.inputs, o.Slots(s, r.ranked, r.d), pass(o.Decoder)); err != nil {
 				return r, err
 			}
 			total = s.Times(ce.Sum, 1/float64(count(r.inputs)))
@@ -281,11 +281,7 @@ func (v *verifier) gradients(s scope, name string, t trained) {
 func (v *verifier) firstLogits(s scope, o *net.Opened, name string, r step) {
 	memory := r.c.Memory
 	if r.ranked != nil {
-		var slots []tensor
-		for i := range r.ranked {
-			slots = append(slots, o.Select(s, r.ranked[i].TopK, r.d[i]))
-		}
-		memory = s.Cat(0, slots...)
+		memory = o.Slots(s, r.ranked, r.d)
 	}
 	torchx.NoGrad(func() {
 		x, lens := o.Net.Prompts(s, r.inputs, memory)

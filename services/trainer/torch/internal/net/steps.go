@@ -37,11 +37,11 @@ func (n *Net) Rank(s scope, questions [][]int32, d []tensor, k int, p model.Pass
 	return out, nil
 }
 
-// ReadChosen is the second half: the decoder reads the chosen memories of each question.
-func (n *Net) ReadChosen(s scope, ranked []Ranking, d []tensor, inputs []prompt.Encoded, p model.Pass) (Loss, error) {
+// Slots are the chosen memories of all questions one after another, [n * k * m, H], as Decode reads them: the second half.
+func (n *Net) Slots(s scope, ranked []Ranking, d []tensor) tensor {
 	slots := make([]tensor, len(d))
 	for i := range d {
 		slots[i] = n.Select(s, ranked[i].TopK, d[i])
 	}
-	return n.Decode(s, inputs, s.Cat(0, slots...), p)
+	return s.Cat(0, slots...)
 }

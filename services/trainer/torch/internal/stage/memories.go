@@ -2,10 +2,12 @@ package stage
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,8 +25,9 @@ import (
 type memories struct {
 	net   *net.Net
 	docs  [][]int32
-	size  int // bytes of a document: m * H elements of the model's type
-	start int // of the vectors in the file
+	size  int       // bytes of a document: m * H elements of the model's type
+	start int       // of the vectors in the file
+	norms []float32 // of each document's memory, once nearest needs them
 	data  []byte
 }
 
@@ -155,4 +158,44 @@ func (m *memories) tensor(s scope, docs []int) tensor {
 		buf = append(buf, m.at(d)...)
 	}
 	return s.FromBytes(buf, m.net.DType, m.net.Device, int64(len(docs)), int64(m.net.M*m.net.Arch.Hidden))
+}
+
+// nearest returns, for each query of q [B, m*H], the n documents of the largest cosine, best first. All must be there.
+func (m *memories) nearest(s scope, q tensor, n int) [][]int {
+	const rows = 256 // documents at a time
+	queries := q.Dim(0)
+	scores := make([][]float32, queries)
+	q = s.To(q, torchx.Float32)
+	first := m.norms == nil
+	for from := 0; from < len(m.docs); from += rows {
+		part, done := torchx.Open()
+		count := min(rows, len(m.docs)-from)
+		docs := make([]int, count)
+		for i := range docs {
+			docs[i] = from + i
+		}
+		d := part.To(m.tensor(part, docs), torchx.Float32)
+		if first {
+			for _, x := range part.SumLast(part.Mul(d, d)).Float32s() {
+				m.norms = append(m.norms, float32(math.Sqrt(float64(x))))
+			}
+		}
+		product := part.MatMul(q, part.Transpose(d, 0, 1)).Float32s()
+		for i := range scores {
+			for j, x := range product[i*count : (i+1)*count] {
+				scores[i] = append(scores[i], x/max(m.norms[from+j], 1e-12))
+			}
+		}
+		done()
+	}
+	out := make([][]int, queries)
+	for i, row := range scores {
+		index := make([]int, len(row))
+		for j := range index {
+			index[j] = j
+		}
+		slices.SortStableFunc(index, func(a, b int) int { return cmp.Compare(row[b], row[a]) })
+		out[i] = index[:n]
+	}
+	return out
 }

@@ -386,8 +386,9 @@ func (r *Run) pass(s scope, b batch, a *model.Adapter, n uint64, tape *torchx.Ta
 type result struct {
 	ce     *net.Loss
 	mse    tensor
-	loss   tensor // a sum that is neither: the retrieval loss
-	ranked []net.Ranking
+	loss   tensor  // a sum that is neither: the retrieval loss
+	memory tensor  // what is in the slots, [slots * m, H]
+	picked [][]int // documents chosen for each sample, best first
 }
 
 // forward is a stage's forward pass.
@@ -467,8 +468,8 @@ func (r *Run) gather(b batch, out result) {
 			r.fault("the loss of one of the samples %s is %g", b.names(), v)
 		}
 	}
-	for i, k := range out.ranked {
-		r.recall(&b.data.Samples[b.samples[i]], k.Index)
+	for i, docs := range out.picked {
+		r.recall(&b.data.Samples[b.samples[i]], docs)
 	}
 }
 
@@ -479,7 +480,7 @@ func (r *Run) recall(s *Sample, picked []int) {
 	r.now.sums.positives++
 	for i, p := range picked {
 		for _, want := range s.Positives {
-			if p != want {
+			if p != s.Docs[want] {
 				continue
 			}
 			if i < 1 {
@@ -650,52 +651,6 @@ func (r *Run) Finish(f forward) error {
 		return err
 	}
 	r.emit(trainplan.Event{Kind: trainplan.Finished, Path: r.plan.SavePath, Message: fmt.Sprintf("%d steps", r.step)})
-	return nil
-}
-
-// evaluate measures the loss over the evaluation data, all ranks taking their part.
-func (r *Run) evaluate(f forward) error {
-	saved := r.now
-	defer func() { r.now = saved }()
-	r.clock.to("evaluate")
-	defer r.clock.to("other")
-	all := make([]int, len(r.eval.Samples))
-	targets, docs := 0.0, 0.0
-	for i := range all {
-		all[i] = i
-		targets += float64(r.eval.Samples[i].Targets)
-		docs += float64(len(r.eval.Samples[i].Docs))
-	}
-	r.now = stepState{batch: all, targets: targets, docs: docs}
-	for _, b := range r.cut(r.eval, r.evalMem, r.eval.deal(all, r.rank(), r.world()), false) {
-		err := torchx.Do(func(s scope) (err error) {
-			var out result
-			torchx.NoGrad(func() { out, err = f(s, b, nil) })
-			if err == nil {
-				r.gather(b, out)
-			}
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("evaluate: %w", err)
-		}
-	}
-	x := &r.now.sums
-	if g := r.env.Group; g != nil {
-		values := []float64{x.ce, x.loss, x.recall5, x.positives}
-		if err := g.Sum(values); err != nil {
-			return err
-		}
-		x.ce, x.loss, x.recall5, x.positives = values[0], values[1], values[2], values[3]
-	}
-	e := trainplan.Evaluation{Step: r.step, Samples: len(all), Loss: x.loss / math.Max(1, float64(len(all)))}
-	if r.plan.Stage != trainplan.Retrieval {
-		e.Loss = x.ce / math.Max(1, targets)
-	}
-	if x.positives > 0 {
-		e.Recall = x.recall5 / x.positives
-	}
-	r.emit(trainplan.Event{Kind: trainplan.Evaluated, Evaluation: &e})
 	return nil
 }
 

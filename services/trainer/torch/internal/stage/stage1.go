@@ -31,7 +31,7 @@ func (r *Run) read(s scope, b batch, tape *torchx.Tape) (result, error) {
 	docs, inputs := b.docs(), b.inputs()
 	ce, c, err := r.Net.Read(s, docs, inputs, r.pass(s, b, r.Encoder, 0, tape), r.pass(s, b, r.Decoder, 1, tape), r.plan.MSE)
 	r.spent(tokens(docs)+inputTokens(b), r.gradFactor())
-	return result{ce: &ce, mse: c.MSE}, err
+	return result{ce: &ce, mse: c.MSE, memory: c.Memory}, err
 }
 
 func tokens(in [][]int32) (n int) {

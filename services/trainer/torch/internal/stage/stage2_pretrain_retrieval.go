@@ -17,7 +17,8 @@ func stage2PretrainRetrieval(r *Run) error {
 		return err
 	}
 	rank := func(s scope, b batch, tape *torchx.Tape) (result, error) {
-		d, err := r.candidates(s, b)
+		docs := b.candidates()
+		d, err := r.compressed(s, b, docs)
 		if err != nil {
 			return result{}, err
 		}
@@ -34,7 +35,7 @@ func stage2PretrainRetrieval(r *Run) error {
 				loss = s.Add(loss, one)
 			}
 		}
-		return result{loss: loss, ranked: ranked}, nil
+		return result{loss: loss, picked: picks(ranked, docs)}, nil
 	}
 	for r.Next() {
 		for _, b := range r.Batches() {

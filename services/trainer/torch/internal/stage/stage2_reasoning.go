@@ -17,16 +17,18 @@ func stage2Reasoning(r *Run) error {
 		return err
 	}
 	follow := func(s scope, b batch, tape *torchx.Tape) (result, error) {
-		d, err := r.candidates(s, b)
+		docs := b.candidates()
+		d, err := r.compressed(s, b, docs)
 		if err != nil {
 			return result{}, err
 		}
 		for i, x := range b.inputs() {
 			d[i] = s.Reshape(s.Narrow(d[i], 0, 0, int64(len(x.Slots))), -1, int64(r.Arch.Hidden))
 		}
-		ce, err := r.Decode(s, b.inputs(), s.Cat(0, d...), r.pass(s, b, r.Decoder, 1, tape))
+		memory := s.Cat(0, d...)
+		ce, err := r.Decode(s, b.inputs(), memory, r.pass(s, b, r.Decoder, 1, tape))
 		r.spent(inputTokens(b), r.gradFactor())
-		return result{ce: &ce}, err
+		return result{ce: &ce, memory: memory}, err
 	}
 	for r.Next() {
 		for _, b := range r.Batches() {

@@ -44,7 +44,7 @@ func TestStages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			q := next(t, two, name)
 			q.EvalData = q.Data[0].Path
-			q.EvalSteps = 3
+			q.EvalSteps, q.EvalGeneration = 3, true
 			m, events, err := execute(ctx, q)
 			require.NoError(t, err)
 			require.Len(t, m, 6)
@@ -142,6 +142,23 @@ func TestQuantizedBase(t *testing.T) {
 	p.Quantization = "int8"
 	_, _, err := execute(context.Background(), p)
 	require.ErrorContains(t, err, "multiple of 32")
+}
+
+// With candidates from the index, every document of the data may be chosen for any question.
+func TestCandidatesFromTheIndex(t *testing.T) {
+	p := tinyPlan(t)
+	p.Epochs = 1
+	_, _, err := execute(context.Background(), p)
+	require.NoError(t, err)
+	q := next(t, p, trainplan.Stage2)
+	q.MIPS, q.Candidates = true, 6
+	m, _, err := execute(context.Background(), q)
+	require.NoError(t, err)
+	require.Len(t, m, 6)
+	assert.Greater(t, m[0].Share["search"], 0.0)
+	q.Candidates, q.SavePath, q.RunDir = 1000, q.SavePath+"x", q.SavePath+"x.run"
+	_, _, err = execute(context.Background(), q)
+	require.ErrorContains(t, err, "stage2_retrieval_top_n")
 }
 
 func TestOneSample(t *testing.T) {
