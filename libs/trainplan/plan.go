@@ -219,8 +219,8 @@ func (p Plan) Validate() error {
 	if !slices.Contains([]string{"auto", "cpu", "cuda"}, p.Device) {
 		bad("device %q: give auto, cpu or cuda", p.Device)
 	}
-	if p.ZeroStage < 0 || p.ZeroStage > 3 {
-		bad("zero_stage is %d, 0 to 3", p.ZeroStage)
+	if p.ZeroStage < 0 || p.ZeroStage > 2 {
+		bad("zero_stage is %d, 0 to 2: the frozen base is whole on every rank; where it does not fit, set quantization to int8 or int4", p.ZeroStage)
 	}
 	if !p.QA && (!p.MSE || p.Stage != Stage1 && p.Stage != Stage12) {
 		bad("qa_loss off leaves nothing to train on: set mse_loss, in stage1 or stage1_2")

@@ -102,10 +102,13 @@ func Open(ctx context.Context, owner *torchx.Scope, c Config) (o *Opened, err er
 	if err != nil {
 		return nil, err
 	}
-	base.Reserve(owner, max(c.MaxLen, settings.DocMaxLength)+3+m)
+	base.Reserve(owner, max(c.MaxLen, settings.DocMaxLength)+3+m+answerRoom)
 	o.Net = &Net{Model: base, M: m}
 	return o, o.adapters(owner, ck, c)
 }
+
+// answerRoom is how far a generated answer may reach beyond max_len.
+const answerRoom = 256
 
 func agree(s checkpoint.Config, c Config) error {
 	if err := s.CheckRate(c.CompressRate); err != nil {

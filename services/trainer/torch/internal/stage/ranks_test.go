@@ -110,14 +110,33 @@ func TestTwoRanksEqualOne(t *testing.T) {
 	p.BatchSize = 5 // 5, 5 and 1 of 11 samples: in the last step a rank has none
 	want, _, err := execute(context.Background(), p)
 	require.NoError(t, err)
-	q := p
-	q.SavePath, q.RunDir = p.SavePath+"2", p.SavePath+"2.run"
-	got, stderr, errs := ranks(t, q, false)
-	require.NoError(t, errs[0], stderr)
-	require.NoError(t, errs[1])
-	assert.InEpsilonSlice(t, losses(want), losses(got), 1e-3)
-	_, err = checkpoint.Open(q.SavePath)
+	for _, zero := range []int{0, 2} {
+		t.Run(fmt.Sprintf("zero_stage %d", zero), func(t *testing.T) {
+			q := p
+			q.SavePath, q.RunDir, q.ZeroStage = filepath.Join(t.TempDir(), "x"), filepath.Join(t.TempDir(), "x.run"), zero
+			got, stderr, errs := ranks(t, q, false)
+			require.NoError(t, errs[0], stderr)
+			require.NoError(t, errs[1])
+			assert.InEpsilonSlice(t, losses(want), losses(got), 1e-3)
+			_, err = checkpoint.Open(q.SavePath)
+			require.NoError(t, err)
+		})
+	}
+}
+
+// State that lay in shards goes on in one process, and the other way round.
+func TestResumeOfShards(t *testing.T) {
+	p := tinyPlan(t)
+	p.Dropout = 0
+	want, _, err := execute(context.Background(), p)
 	require.NoError(t, err)
+	q := p
+	q.SavePath, q.RunDir, q.ZeroStage, q.SaveSteps, q.Resume, q.PeerTimeout = p.SavePath+"z", p.SavePath+"z.run", 1, 1, true, 60
+	_, _, errs := ranks(t, q, true) // dies in its third step
+	require.Error(t, errs[0])
+	rest, _, err := execute(context.Background(), q)
+	require.NoError(t, err)
+	assert.InEpsilonSlice(t, losses(want)[4:], losses(rest), 1e-3)
 }
 
 // A rank that is killed ends the run with a message, and what was saved can be gone on from.

@@ -54,7 +54,7 @@ type Run struct {
 
 	names  []string
 	params []tensor
-	opt    *torchx.AdamW
+	opt    *shards
 	rates  schedule.Schedule
 	steps  int
 	step   int // made so far
@@ -218,7 +218,7 @@ func (r *Run) trains(adapters []*model.Adapter, memory bool) error {
 	if memory {
 		r.names, r.params = append(r.names, "memory_rows"), append(r.params, r.TrainMemory(r.scope, r.MemoryIDs()))
 	}
-	r.opt = torchx.NewAdamW(r.scope, r.params, r.plan.Beta1, r.plan.Beta2, 1e-8, r.plan.Decay)
+	r.opt = newShards(r.scope, r.params, r.env.Group, r.plan.ZeroStage, r.plan.Beta1, r.plan.Beta2, r.plan.Decay)
 	estimate, err := r.plan.Preflight(r.Arch, r.data.load(r.M), r.Settings.LoraR, trainplan.Machine{Memory: r.env.FreeMemory})
 	if err != nil {
 		return err
@@ -540,8 +540,9 @@ func (r *Run) Step(f forward) error {
 		return r.now.fault
 	}
 	rate := r.rates.At(r.step)
-	r.opt.Step(rate)
-	torchx.ZeroGrads(r.params)
+	if err := r.opt.step(rate); err != nil {
+		return err
+	}
 	r.SyncMemory()
 	r.step++
 	r.samples += int64(len(r.now.batch))

@@ -75,6 +75,12 @@ func (r *Run) save() (string, error) {
 	r.clock.to("save")
 	defer r.clock.to("other")
 	path := filepath.Join(r.plan.RunDir, checkpointsDir, fmt.Sprintf("step-%08d", r.step))
+	s, done := torchx.Open()
+	defer done()
+	first, second, err := r.opt.moments(s)
+	if err != nil {
+		return "", fmt.Errorf("save step %d: %w", r.step, err)
+	}
 	if r.rank() == 0 {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return "", clara.Errorf(clara.Unavailable, "save step %d: %w", r.step, err)
@@ -83,7 +89,7 @@ func (r *Run) save() (string, error) {
 			if err := r.writeReference(dir); err != nil {
 				return err
 			}
-			return r.writeState(dir)
+			return r.writeState(dir, first, second)
 		})
 		if err != nil {
 			return "", fmt.Errorf("save step %d: %w", r.step, err)
@@ -99,10 +105,10 @@ func (r *Run) save() (string, error) {
 	return path, nil
 }
 
-func (r *Run) writeState(dir string) error {
+func (r *Run) writeState(dir string, first, second []tensor) error {
 	var all []views.View
 	for i, name := range r.names {
-		all = append(all, view("param/"+name, r.params[i]), view("first/"+name, r.opt.M[i]), view("second/"+name, r.opt.V[i]))
+		all = append(all, view("param/"+name, r.params[i]), view("first/"+name, first[i]), view("second/"+name, second[i]))
 	}
 	raw, err := json.MarshalIndent(state{Format: 1, Step: r.step, Steps: r.steps, Samples: r.samples, DataHash: r.data.Hash, Plan: r.plan}, "", "  ")
 	if err != nil {
@@ -205,25 +211,28 @@ func (r *Run) resume() error {
 		return fmt.Errorf("resume: %w", err)
 	}
 	defer f.Close()
-	for i, name := range r.names {
-		for prefix, into := range map[string]tensor{"param/": r.params[i], "first/": r.opt.M[i], "second/": r.opt.V[i]} {
-			v, err := f.Tensor(prefix + name)
+	err = r.opt.each(func(i int, param, first, second tensor) error {
+		for prefix, into := range map[string]tensor{"param/": param, "first/": first, "second/": second} {
+			if into == nil {
+				continue
+			}
+			v, err := f.Tensor(prefix + r.names[i])
 			if err != nil {
 				return fmt.Errorf("resume: %w", err)
 			}
 			if want := into.Len() * 4; int64(len(v.Data)) != want || v.DType != views.F32 {
 				return clara.Errorf(clara.Corrupt, "resume from %s: %s is %s of %d bytes, want %d", newest, v.Name, v.DType, len(v.Data), want)
 			}
-			err = torchx.Do(func(s scope) error {
-				into.Copy(s.FromBytes(v.Data, torchx.Float32, r.Device, into.Shape()...))
-				return nil
-			})
-			if err != nil {
-				return err
-			}
+			s, done := torchx.Open()
+			into.Copy(s.FromBytes(v.Data, torchx.Float32, r.Device, into.Shape()...))
+			done()
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	r.step, r.samples, r.opt.Steps = st.Step, st.Samples, int64(st.Step)
+	r.step, r.samples, r.opt.opt.Steps = st.Step, st.Samples, int64(st.Step)
 	r.SyncMemory()
 	return nil
 }
