@@ -5,8 +5,8 @@ SERVICES := ingest synthesis compressor reranker generator trainer
 PROGRAMS := $(addprefix bin/clara-,$(SERVICES)) bin/clara
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/clara-suite/clara/libs/telemetry.Version=$(VERSION)
-# The root module by name: the pattern `work` would take in the torch module too.
-ROOT := github.com/clara-suite/clara/...
+# The root module alone: services/trainer/torch needs libtorch's headers and has targets of its own.
+ROOT := ./...
 
 .PHONY: all
 all: build
@@ -33,6 +33,11 @@ deps: ## fetch ONNX Runtime, the example base model and the OCR models into the 
 deps-torch: ## set up libtorch for training
 	@scripts/deps-torch.sh
 
+.PHONY: train-build
+train-build: ## build bin/clara-train, the training worker
+	@set -e; env=$$(scripts/deps-torch.sh); . "$$env"; cd services/trainer/torch; \
+	  go build -ldflags '$(LDFLAGS)' -o ../../../bin/clara-train ./cmd/clara-train
+
 .PHONY: demo
 demo: deps build ## start the suite, ingest example/handbook, ask three questions, keep serving (ONCE=1: exit)
 	@ONCE=$(ONCE) scripts/demo.sh
@@ -49,6 +54,11 @@ test-go: deps
 	go vet $(ROOT)
 	go test -timeout 10m $(ROOT)
 	go test -race -timeout 10m ./libs/infer/... ./libs/events/... ./libs/index/... ./libs/rpc/... ./services/...
+
+.PHONY: test-torch
+test-torch: ## test training on libtorch
+	@set -e; env=$$(scripts/deps-torch.sh); . "$$env"; cd services/trainer/torch; \
+	  go vet ./... && go test -timeout 20m ./...
 
 .PHONY: gen
 gen: ## generate code from proto/, must leave no diff
