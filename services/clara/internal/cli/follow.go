@@ -129,6 +129,7 @@ type progress struct {
 	lines    int             // drawn and to be overwritten
 	said     map[string]bool // items already told, without a terminal
 	last     time.Time
+	line     string
 }
 
 func newProgress(w io.Writer, silent bool) *progress {
@@ -162,7 +163,7 @@ func (p *progress) update(j *jobv1.Job) {
 	p.lines = len(lines)
 }
 
-// tell writes a line for every item that has ended since the last call, and at most every two seconds where the job is.
+// tell writes a line for every item that has ended since the last call, and every two seconds at most, where the job is now.
 func (p *progress) tell(j *jobv1.Job) {
 	for _, i := range j.Items {
 		switch i.State {
@@ -175,9 +176,16 @@ func (p *progress) tell(j *jobv1.Job) {
 		case jobv1.Job_STATE_UNSPECIFIED, jobv1.Job_STATE_PENDING, jobv1.Job_STATE_RUNNING:
 		}
 	}
-	if now := time.Now(); now.Sub(p.last) >= 2*time.Second && j.EndTime == nil {
-		p.last = now
-		fmt.Fprintf(p.w, "%s %s\n", jobState(j.State), pace(j.Progress))
+	line := jobState(j.State) + " " + pace(j.Progress)
+	for _, i := range j.Items {
+		if i.State == jobv1.Job_STATE_RUNNING {
+			line += "; " + i.Label + ": " + pace(i.Progress)
+			break
+		}
+	}
+	if now := time.Now(); now.Sub(p.last) >= 2*time.Second && j.EndTime == nil && line != p.line {
+		p.last, p.line = now, line
+		fmt.Fprintln(p.w, strings.TrimSpace(line))
 	}
 }
 
