@@ -26,8 +26,15 @@ import (
 	"github.com/clara-suite/clara/proto/gen/clara/ingest/v1/ingestv1connect"
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 	modelv1 "github.com/clara-suite/clara/proto/gen/clara/model/v1"
+	"github.com/clara-suite/clara/proto/gen/clara/trainer/v1/trainerv1connect"
 	"github.com/clara-suite/clara/services/trainer"
+	"github.com/clara-suite/clara/services/trainer/internal/faketrain"
 )
+
+func TestMain(m *testing.M) {
+	faketrain.Main()
+	os.Exit(m.Run())
+}
 
 // collections is an ingest that knows some collections.
 type collections struct {
@@ -52,6 +59,7 @@ func (c *collections) GetCollection(_ context.Context, r *ingestv1.GetCollection
 type suite struct {
 	*app.App
 	service   *trainer.Service
+	training  trainerv1connect.TrainerServiceClient
 	ingest    *collections
 	published chan *eventv1.ModelActivated
 }
@@ -63,10 +71,12 @@ func start(t *testing.T, cfg trainer.Config) *suite {
 	ctx, cancel := context.WithCancel(context.Background())
 	a, err := app.New(ctx, "test", telemetry.Config{}, rpc.Config{}, io.Discard)
 	require.NoError(t, err)
-	require.NoError(t, a.OpenEvents(ctx, events.Config{}, natstest.Start(t).Server, trainer.JobType))
+	require.NoError(t, a.OpenEvents(ctx, events.Config{}, natstest.Start(t).Server, trainer.JobTypes()...))
 	require.NoError(t, a.OpenFiles(ctx, (&url.URL{Scheme: "file", Path: t.TempDir()}).String(), ""))
 	require.NoError(t, a.Dial(app.Peers{}, func(string) (*rpc.Client, error) { return a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{}) }))
-	s := &suite{App: a, ingest: &collections{}, published: make(chan *eventv1.ModelActivated, 16)}
+	c, err := a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{})
+	require.NoError(t, err)
+	s := &suite{App: a, training: trainerv1connect.NewTrainerServiceClient(c.HTTP, c.URL, c.Options()...), ingest: &collections{}, published: make(chan *eventv1.ModelActivated, 16)}
 	s.service, err = trainer.New(ctx, cfg, a)
 	require.NoError(t, err)
 	s.service.Mount(a.Server)

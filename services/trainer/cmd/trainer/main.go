@@ -1,4 +1,4 @@
-// Clara-trainer serves clara.model.v1 and clara.job.v1.
+// Clara-trainer serves clara.model.v1, clara.trainer.v1 and clara.job.v1.
 package main
 
 import (
@@ -19,7 +19,7 @@ func main() {
 	}
 	os.Exit(app.Main(app.Service{
 		Name: "clara-trainer", Description: "Models and training runs.",
-		Settings: &settings, Config: &settings.Config, JobTypes: []string{trainer.JobType}, Events: true,
+		Settings: &settings, Config: &settings.Config, JobTypes: trainer.JobTypes(), Events: true,
 		Build: func(ctx context.Context, a *app.App) ([]lifecycle.Unit, error) {
 			s, err := trainer.New(ctx, settings.Trainer, a)
 			if err != nil {

@@ -89,6 +89,27 @@ func (r Roots) Check(path string) error {
 	return nil
 }
 
+// CheckWrite refuses a path to be written that is not below a root, or whose nearest folder that exists leads out of it.
+// Errors: Denied, Invalid.
+func (r Roots) CheckWrite(path string) error {
+	if !filepath.IsAbs(path) {
+		return clara.Errorf(clara.Invalid, "%q: give the whole path; the trainer has a working folder of its own", path)
+	}
+	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
+		real, err := filepath.EvalSymlinks(at)
+		if errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+			if _, err := os.Lstat(at); err == nil {
+				return r.denied(path) // a link that leads nowhere yet
+			}
+			continue
+		}
+		if err != nil || !r.holds(real) {
+			return r.denied(path)
+		}
+		return nil
+	}
+}
+
 func (r Roots) holds(path string) bool {
 	for _, dir := range r.dirs {
 		rel, err := filepath.Rel(dir, path)
