@@ -39,6 +39,17 @@ func (j *jobs) Item(ctx context.Context, name string, item *jobv1.Item) error {
 	return nil
 }
 
+// Reset is Item that also opens what has ended.
+func (j *jobs) Reset(ctx context.Context, name string, item *jobv1.Item) error {
+	if name == "" {
+		return nil
+	}
+	if err := j.store.ResetItem(ctx, name, item); clara.KindOf(err) != clara.NotFound {
+		return err
+	}
+	return nil
+}
+
 // Progress stores a state that will soon be replaced, at most once a second for each item.
 func (j *jobs) Progress(name string, item *jobv1.Item) {
 	if name == "" {
@@ -92,6 +103,35 @@ func (j *jobs) Seal(ctx context.Context, name string) error {
 	}
 	if err := j.store.Seal(ctx, name); clara.KindOf(err) != clara.NotFound {
 		return err
+	}
+	return nil
+}
+
+// Open calls f with every item that has not ended, of all of this service's jobs that have not ended.
+func (j *jobs) Open(ctx context.Context, f func(job string, item *jobv1.Item) error) error {
+	for _, kind := range []string{JobType, ModelJobType} {
+		for token := ""; ; {
+			list, next, err := j.store.List(ctx, job.Query{Type: kind, PageSize: 1000, PageToken: token})
+			if err != nil {
+				return err
+			}
+			for _, x := range list {
+				if job.Ended(x.State) {
+					continue
+				}
+				if err := j.store.Items(ctx, x.Name, func(i *jobv1.Item) error {
+					if job.Ended(i.State) {
+						return nil
+					}
+					return f(x.Name, i)
+				}); err != nil {
+					return err
+				}
+			}
+			if token = next; token == "" {
+				break
+			}
+		}
 	}
 	return nil
 }

@@ -132,7 +132,7 @@ func (j *Jobs) setItem(ctx context.Context, name string, item *jobv1.Item, reset
 	}
 	key := itemKey(id, item.GetName())
 	_, err = j.items.Modify(ctx, key, func(old *jobv1.Item) error {
-		if proto.Equal(old, item) || Ended(old.GetState()) && !Ended(item.GetState()) && !reset {
+		if proto.Equal(old, item) || Ended(old.GetState()) && !reset {
 			return events.Unchanged
 		}
 		proto.Reset(old)

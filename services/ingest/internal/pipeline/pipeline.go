@@ -30,12 +30,16 @@ import (
 type Jobs interface {
 	// Item stores the state of a document in its job. A job that is gone is no error.
 	Item(ctx context.Context, job string, item *jobv1.Item) error
+	// Reset is Item that also opens an item that has ended, and its job: the work begins once more.
+	Reset(ctx context.Context, job string, item *jobv1.Item) error
 	// Progress tells how far a document is, without storing it each time.
 	Progress(job string, item *jobv1.Item)
 	// Cancelled reports whether somebody asked the job to stop.
 	Cancelled(ctx context.Context, job string) (bool, error)
 	// Seal says that no more items will come.
 	Seal(ctx context.Context, job string) error
+	// Open calls f with every item that has not ended, of all jobs that have not ended.
+	Open(ctx context.Context, f func(job string, item *jobv1.Item) error) error
 }
 
 // Pipeline is the handlers. Safe for concurrent use.
@@ -57,9 +61,9 @@ type Pipeline struct {
 // is there already, unchanged and searchable, is left as it is. reread asks for reading it anew all the same.
 func (p *Pipeline) Accept(ctx context.Context, f File, reread bool) (*ingestv1.Document, error) {
 	item := &jobv1.Item{Name: f.Document, Label: f.Name, State: jobv1.Job_STATE_PENDING, Stage: "waiting"}
-	unchanged := false
+	unchanged, before, label := false, "", ""
 	d, err := p.Catalog.PutDocument(ctx, f.Document, func(d *ingestv1.Document) error {
-		unchanged = false
+		unchanged, before, label = false, d.Job, d.File
 		ready := d.State == ingestv1.Document_STATE_READY || d.State == ingestv1.Document_STATE_PARTIAL
 		if ready && d.ContentHash == f.Hash && !reread {
 			unchanged = true
@@ -75,8 +79,14 @@ func (p *Pipeline) Accept(ctx context.Context, f File, reread bool) (*ingestv1.D
 	if unchanged {
 		item.State, item.Stage = itemState(d.State), "unchanged"
 		item.Progress = &jobv1.Progress{Done: int64(d.PassageCount), Total: int64(d.PassageCount), Unit: "passages"}
+		return d, p.Jobs.Item(ctx, f.Job, item)
 	}
-	return d, p.Jobs.Item(ctx, f.Job, item)
+	if before != f.Job {
+		if err := p.tell(ctx, before, &jobv1.Item{Name: f.Document, Label: label}); err != nil {
+			return nil, err
+		}
+	}
+	return d, p.Jobs.Reset(ctx, f.Job, item)
 }
 
 // File is a file that has arrived.
@@ -104,21 +114,28 @@ func (p *Pipeline) request(d *ingestv1.Document, job, password string) {
 
 // Again puts a stored document at the start of the pipeline once more.
 func (p *Pipeline) Again(ctx context.Context, name, job, password string) (*ingestv1.Document, error) {
+	before := ""
 	d, err := p.Catalog.PutDocument(ctx, name, func(d *ingestv1.Document) error {
 		if d.Revision == 0 || d.State == ingestv1.Document_STATE_DELETED {
 			return clara.Errorf(clara.NotFound, "no document %s", name)
 		}
+		before = d.Job
 		p.request(d, job, password)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	if before != job {
+		if err := p.tell(ctx, before, &jobv1.Item{Name: name, Label: d.File}); err != nil {
+			return nil, err
+		}
+	}
 	// What was read before is not trusted: the reason for reading again may be that it was wrong.
 	if err := p.Files.Delete(ctx, extractKey(d.ContentHash)); err != nil {
 		return nil, err
 	}
-	return d, p.Jobs.Item(ctx, job, &jobv1.Item{Name: name, Label: d.File, State: jobv1.Job_STATE_PENDING, Stage: "waiting"})
+	return d, p.Jobs.Reset(ctx, job, &jobv1.Item{Name: name, Label: d.File, State: jobv1.Job_STATE_PENDING, Stage: "waiting"})
 }
 
 // Handle takes in a file: reads it, cuts it, and asks for it to be indexed.
@@ -137,8 +154,13 @@ func (p *Pipeline) Handle(ctx context.Context, e *eventv1.IngestRequested) error
 		d.State = ingestv1.Document_STATE_EXTRACTING
 		return nil
 	})
-	if err != nil || !ok || d.State != ingestv1.Document_STATE_EXTRACTING {
-		return err // late or repeated: a newer revision or a later step has it
+	if err != nil {
+		return err
+	}
+	if !ok || d.State != ingestv1.Document_STATE_EXTRACTING {
+		// Late or repeated: a newer revision or a later step has it. What came before may have been cut off between
+		// the record and the job.
+		return p.tell(ctx, e.Job, &jobv1.Item{Name: name, Label: label(e)})
 	}
 	if stop, err := p.cancelled(ctx, d); stop || err != nil {
 		return err
@@ -402,6 +424,12 @@ func (p Indexed) Handle(ctx context.Context, e *eventv1.DocumentIndexed) error {
 	if err != nil {
 		return ignoreNotFound(err)
 	}
+	stopped := false
+	if e.Error != "" {
+		if stopped, err = p.Jobs.Cancelled(ctx, e.Job); err != nil {
+			return err
+		}
+	}
 	d, ok, err := p.Catalog.ModifyDocument(ctx, name, e.Revision, func(d *ingestv1.Document) error {
 		s := catalog.Placement(d, e.Index)
 		if s == nil || s.Indexed {
@@ -410,11 +438,17 @@ func (p Indexed) Handle(ctx context.Context, e *eventv1.DocumentIndexed) error {
 		s.Indexed, s.Error = e.Error == "", e.Error
 		if e.Index == c.Index {
 			settle(d, s)
+			if stopped && e.Job == d.Job {
+				d.State = ingestv1.Document_STATE_CANCELLED
+			}
 		}
 		return nil
 	})
-	if err != nil || !ok {
+	if err != nil {
 		return err
+	}
+	if !ok {
+		return p.tell(ctx, e.Job, &jobv1.Item{Name: name})
 	}
 	if e.Index == c.Index {
 		if err := p.Jobs.Item(ctx, d.Job, outcome(d)); err != nil {

@@ -29,6 +29,10 @@ type Sweeper struct {
 func (s Sweeper) Run(ctx context.Context) error {
 	tick := time.NewTicker(s.Every)
 	defer tick.Stop()
+	// What a crash left between a record and its job is put right at once; people wait for jobs.
+	if err := s.Tell(ctx); err != nil && ctx.Err() == nil {
+		s.Log.Warn("look after jobs", "err", err)
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -61,6 +65,9 @@ func (s Sweeper) Sweep(ctx context.Context) error {
 		if err := s.collection(ctx, c, used); err != nil {
 			return err
 		}
+	}
+	if err := s.Tell(ctx); err != nil {
+		return err
 	}
 	return s.blobs(ctx, used)
 }
