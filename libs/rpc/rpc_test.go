@@ -285,6 +285,36 @@ func TestPlainHTTP(t *testing.T) {
 	assert.Equal(t, 200, code)
 }
 
+func TestAllowHosts(t *testing.T) {
+	serve := func(cfg rpc.Config) string {
+		cfg.Listen = loopback
+		return "http://" + rpctest.Serve(t, cfg, rpc.Options{}, mount(jobs{get: echo})).Addr() + "/healthz"
+	}
+	plain, listed := serve(rpc.Config{}), serve(rpc.Config{AllowHosts: []string{"compressor"}})
+	insecure, both := serve(rpc.Config{Insecure: true}), serve(rpc.Config{Insecure: true, AllowHosts: []string{"compressor"}})
+	tests := []struct {
+		name, url, host string
+		code            int
+	}{
+		{"this machine", both, "localhost:7400", 200},
+		{"name in the list", listed, "compressor:8080", 200},
+		{"name in the list of an insecure server", both, "compressor", 200},
+		{"name outside of the list", listed, "evil.example", 403},
+		{"name outside of the list of an insecure server", both, "evil.example:8080", 403},
+		{"any name of an insecure server without a list", insecure, "evil.example", 200},
+		{"address", listed, "192.0.2.1:8080", 403},
+		{"address of an insecure server", both, "192.0.2.1:8080", 200},
+		{"IPv6 address of an insecure server", both, "[2001:db8::1]:8080", 200},
+		{"name without a list", plain, "compressor", 403},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			code, body, _ := get(t, "GET", tc.url, "Host", tc.host)
+			assert.Equal(t, tc.code, code, body)
+		})
+	}
+}
+
 func TestTokens(t *testing.T) {
 	all, allToken := rpc.NewToken("admin", rpc.AllCollections)
 	one, oneToken := rpc.NewToken("team a", "a", "b")

@@ -32,6 +32,7 @@ import (
 type Config struct {
 	Listen       string        `help:"Address to listen on, host:port; empty: not at all (only within the process)." env:"CLARA_LISTEN" default:"${listen}"`
 	Insecure     bool          `help:"Allow listening beyond loopback without tokens and without TLS." env:"CLARA_INSECURE"`
+	AllowHosts   []string      `help:"Names that this server may be called by without tokens and TLS, besides localhost; with --insecure: by its addresses too, and by any name if this is empty." env:"CLARA_ALLOW_HOSTS"`
 	TLSCert      string        `name:"tls-cert" help:"Certificate of the server, PEM." env:"CLARA_TLS_CERT" placeholder:"FILE"`
 	TLSKey       string        `name:"tls-key" help:"Key of the certificate, PEM." env:"CLARA_TLS_KEY" placeholder:"FILE"`
 	TLSClientCA  string        `name:"tls-client-ca" help:"Authority that client certificates must come from, PEM (mTLS)." env:"CLARA_TLS_CLIENT_CA" placeholder:"FILE"`
@@ -312,8 +313,8 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if s.auth == nil && !s.cfg.Insecure && s.tls == nil && !isLoopbackHost(r.Host) {
-			http.Error(w, fmt.Sprintf("host %q is not this machine: without tokens and TLS only localhost is served", r.Host), http.StatusForbidden)
+		if s.auth == nil && s.tls == nil && !s.mayBeCalled(r.Host) {
+			http.Error(w, fmt.Sprintf("host %q is not this machine: without tokens and TLS only localhost is served, and what --allow-hosts lists", r.Host), http.StatusForbidden)
 			return
 		}
 		if origin := r.Header.Get("Origin"); origin != "" {
@@ -343,6 +344,19 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// mayBeCalled reports whether a Host header names this server: a web page whose name was bent to a loopback address
+// would otherwise pass as a page of this server. It holds for published ports of containers too.
+func (s *Server) mayBeCalled(host string) bool {
+	if s.cfg.Insecure && len(s.cfg.AllowHosts) == 0 || isLoopbackHost(host) {
+		return true
+	}
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	// An address can't be bent.
+	return slices.Contains(s.cfg.AllowHosts, host) || s.cfg.Insecure && net.ParseIP(strings.Trim(host, "[]")) != nil
 }
 
 // plain admits HTTP requests that are no RPC.

@@ -67,6 +67,8 @@ func newProxy(to *url.URL, transport http.RoundTripper, log *slog.Logger) http.H
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
 			r.SetXForwarded()
+			// The gateway has let the page call; to a service, whose name is another, it would look foreign.
+			r.Out.Header.Del("Origin")
 		},
 		Transport:     transport,
 		FlushInterval: -1, // streams go through piece by piece
