@@ -247,10 +247,14 @@ func (a *Answerer) stream(ctx context.Context, lease models.Lease, r infer.Reque
 // generate runs one request. piece, if given, gets the text as it comes.
 func (a *Answerer) generate(ctx context.Context, lease models.Lease, r infer.Request, begin time.Time, piece func(string) error) (*generatorv1.Output, error) {
 	var text strings.Builder
+	var ids []int32
 	var first time.Duration
 	stats, err := lease.Generate(ctx, r, func(t infer.Token) error {
 		if first == 0 {
 			first = time.Since(begin)
+		}
+		if t.ID >= 0 {
+			ids = append(ids, t.ID)
 		}
 		text.WriteString(t.Text)
 		if piece == nil || t.Text == "" {
@@ -263,7 +267,13 @@ func (a *Answerer) generate(ctx context.Context, lease models.Lease, r infer.Req
 		return nil, err
 	}
 	a.FirstToken.Record(ctx, first.Seconds())
-	return &generatorv1.Output{Text: text.String(), FinishReason: string(stats.Finish), Timings: &generatorv1.Timings{
+	whole := text.String()
+	if len(r.Stop) == 0 {
+		// What was streamed was decoded before its end was known: bytes that never became a rune spoil their
+		// neighbours only in the whole text, as the reference decodes it.
+		whole = lease.Tokenizer().Decode(ids, true)
+	}
+	return &generatorv1.Output{Text: whole, FinishReason: string(stats.Finish), Timings: &generatorv1.Timings{
 		QueueSeconds: stats.Queue.Seconds(), PrefillSeconds: stats.Prefill.Seconds(), DecodeSeconds: stats.Decode.Seconds(),
 		PromptTokens: int32(stats.PromptTokens), OutputTokens: int32(stats.Tokens), TokensPerSecond: stats.TokensPerSecond(),
 		FirstTokenSeconds: first.Seconds(),
