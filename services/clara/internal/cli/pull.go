@@ -63,7 +63,12 @@ func (m *ModelsPull) Run(ctx context.Context, e *Env) error {
 			return err
 		}
 	}
-	return e.importModel(ctx, &modelv1.ImportModelRequest{Model: m.Model, Base: path, Activate: m.Activate}, m.Detach)
+	err = e.importModel(ctx, &modelv1.ImportModelRequest{Model: m.Model, Base: path, Activate: m.Activate}, m.Detach)
+	if kind := clara.KindOf(err); kind == clara.Denied || kind == clara.NotFound {
+		return clara.Errorf(kind, "%w; the model was fetched to %s on this machine: where trainer runs elsewhere, such as in a container, "+
+			"copy it to one of trainer's folders and run there: clara models import FILE --name %s", err, path, m.Model)
+	}
+	return err
 }
 
 // CacheDir is where large parts lie that every checkout and data folder shares.
