@@ -30,6 +30,9 @@ type program struct {
 	Collections cli.Collections `cmd:"" help:"List and manage collections."`
 	Jobs        cli.Jobs        `cmd:"" help:"List, watch, cancel and retry jobs."`
 	Models      cli.Models      `cmd:"" help:"List, import, activate and delete model packages."`
+	Train       cli.Train       `cmd:"" help:"Train a model: one stage, or all three."`
+	Runs        cli.Runs        `cmd:"" help:"List, show, plot, compare, stop and resume training runs."`
+	Eval        cli.Eval        `cmd:"" help:"Measure a model on questions with known answers."`
 	Generate    cli.Generate    `cmd:"" help:"Paraphrase, answer and select without a collection."`
 	Verify      cli.Verify      `cmd:"" help:"Compare this build with a folder of reference figures."`
 	Events      cli.Events      `cmd:"" help:"Publish events and look after those that were given up."`

@@ -25,6 +25,7 @@ import (
 type Services struct {
 	Addr          string        `help:"Address of the suite." env:"CLARA_ADDR" default:"http://127.0.0.1:7400" placeholder:"URL"`
 	IngestAddr    string        `help:"Address of ingest, where it differs." env:"CLARA_INGEST_ADDR" placeholder:"URL"`
+	RerankerAddr  string        `help:"Address of reranker, where it differs." env:"CLARA_RERANKER_ADDR" placeholder:"URL"`
 	GeneratorAddr string        `help:"Address of generator, where it differs." env:"CLARA_GENERATOR_ADDR" placeholder:"URL"`
 	TrainerAddr   string        `help:"Address of trainer, where it differs." env:"CLARA_TRAINER_ADDR" placeholder:"URL"`
 	Token         config.Secret `help:"Token of the caller." env:"CLARA_TOKEN"`

@@ -112,7 +112,8 @@ func (c *Cmd) open(ctx context.Context, a *app.App, data string) ([]lifecycle.Un
 		return nil, err
 	}
 	a.OnStop("nats", func(context.Context) error { nats.Stop(); return nil })
-	if err := a.OpenEvents(ctx, events.Config{}, nats, ingest.JobType, ingest.ModelJobType, trainer.JobType, synthesis.JobType); err != nil {
+	owned := append([]string{ingest.JobType, ingest.ModelJobType, synthesis.JobType}, trainer.JobTypes()...)
+	if err := a.OpenEvents(ctx, events.Config{}, nats, owned...); err != nil {
 		return nil, err
 	}
 	vectors, err := embedded.Open(embedded.Options{Dir: filepath.Join(data, "index"), Log: a.Log})
