@@ -139,7 +139,7 @@ func (s Sweeper) collection(ctx context.Context, c *ingestv1.Collection, used ma
 		byID[document] = d
 		for _, p := range d.Placements {
 			used[p.PassageSet] = true
-			if p.Index == c.Index && p.Indexed {
+			if p.Index == c.Index && p.Indexed && (d.State == ingestv1.Document_STATE_READY || d.State == ingestv1.Document_STATE_PARTIAL) {
 				expected = append(expected, &compressorv1.Expected{Document: document, Revision: d.Revision, Passages: p.Passages})
 			} else if p.Index == c.Index {
 				// Work in progress: whatever points there are stay.
