@@ -16,7 +16,8 @@ type Passage struct {
 
 // Candidate is a passage that a search found.
 type Candidate struct {
-	PointID string
-	Passage Passage
-	Score   float64 // meaning depends on the search: cosine, BM25 or fused rank
+	PointID  string
+	Passage  Passage
+	Revision int64   // of the document that the passage was cut from
+	Score    float64 // meaning depends on the search: cosine, BM25 or fused rank
 }

@@ -170,7 +170,7 @@ func (x *Index) query(ctx context.Context, using string, v *qdrant.VectorInput, 
 	for i, p := range points {
 		stored := decode(p.GetId(), p.GetPayload())
 		found[i] = scored{
-			Candidate: clara.Candidate{PointID: stored.PointID, Passage: stored.Passage, Score: float64(p.GetScore())},
+			Candidate: clara.Candidate{PointID: stored.PointID, Passage: stored.Passage, Revision: stored.Revision, Score: float64(p.GetScore())},
 			length:    number(p.GetPayload()[fieldLength]),
 		}
 	}

@@ -56,6 +56,9 @@ func name[T comparable](of map[string]T, v T) string {
 	return "?"
 }
 
+// defaultCollection is asked where none is named.
+const defaultCollection = "default"
+
 // Run streams the answer, then its sources and timings.
 func (a *Ask) Run(ctx context.Context, e *Env) error {
 	question := strings.Join(a.Question, " ")
@@ -66,12 +69,16 @@ func (a *Ask) Run(ctx context.Context, e *Env) error {
 		}
 		question = strings.TrimSpace(string(b))
 	}
+	from := collection(a.Collection)
+	if a.Context == "none" && a.Collection == defaultCollection {
+		from = "" // nothing is read from it, so it need not be there
+	}
 	client, err := e.generator()
 	if err != nil {
 		return err
 	}
 	stream, err := client.Answer(ctx, &generatorv1.AnswerRequest{
-		Collection: collection(a.Collection), Question: question, Context: contexts[a.Context], Retrieve: modes[a.Retrieve],
+		Collection: from, Question: question, Context: contexts[a.Context], Retrieve: modes[a.Retrieve],
 		TopK: a.TopK, MaxTokens: a.MaxTokens, Sampling: a.Sampling.proto(), Model: withPrefix("models/", a.Model),
 	})
 	if err != nil {

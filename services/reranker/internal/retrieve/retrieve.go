@@ -228,12 +228,16 @@ func (s *search) live(ctx context.Context, k int) ([]clara.Candidate, error) {
 
 // keep leaves out passages of documents that are gone, and those that a newer revision among the rest replaces.
 func (s *search) keep(ctx context.Context, found []clara.Candidate) ([]clara.Candidate, error) {
-	count := map[string]int{}
+	// A document that is being written anew may be found in two revisions; the record can't tell, for it has moved on
+	// since the search.
+	newest := map[string]int64{}
 	var names []string
 	for _, x := range found {
-		if count[x.Passage.Document]++; count[x.Passage.Document] == 1 {
+		revision, known := newest[x.Passage.Document]
+		if !known {
 			names = append(names, s.name(x.Passage.Document))
 		}
+		newest[x.Passage.Document] = max(revision, x.Revision)
 	}
 	records := map[string]*ingestv1.Document{}
 	for some := range slices.Chunk(names, MaxK) {
@@ -245,49 +249,16 @@ func (s *search) keep(ctx context.Context, found []clara.Candidate) ([]clara.Can
 			records[d.Name] = d
 		}
 	}
-	var changing []string // points of documents that are being written anew
-	for document := range count {
+	for document := range newest {
 		d := records[s.name(document)]
 		if d == nil || d.State == ingestv1.Document_STATE_DELETED {
 			s.dead = append(s.dead, document)
 			records[s.name(document)] = nil
 		}
 	}
-	for _, x := range found {
-		if d := records[s.name(x.Passage.Document)]; d != nil && d.State == ingestv1.Document_STATE_INDEXING && count[x.Passage.Document] > 1 {
-			changing = append(changing, x.PointID)
-		}
-	}
-	replaced, err := s.replaced(ctx, changing)
-	if err != nil {
-		return nil, err
-	}
 	return slices.DeleteFunc(slices.Clone(found), func(x clara.Candidate) bool {
-		return records[s.name(x.Passage.Document)] == nil || replaced[x.PointID]
+		return records[s.name(x.Passage.Document)] == nil || x.Revision < newest[x.Passage.Document]
 	}), nil
-}
-
-// replaced returns those of the points that a newer revision of the same document among them replaces.
-func (s *search) replaced(ctx context.Context, points []string) (map[string]bool, error) {
-	if len(points) == 0 {
-		return nil, nil
-	}
-	stored, err := s.index.Get(ctx, points)
-	if clara.KindOf(err) == clara.NotFound {
-		return nil, nil // replaced this moment: what is shown was there when it was searched
-	}
-	if err != nil {
-		return nil, err
-	}
-	newest := map[string]int64{}
-	for _, p := range stored {
-		newest[p.Passage.Document] = max(newest[p.Passage.Document], p.Revision)
-	}
-	out := map[string]bool{}
-	for _, p := range stored {
-		out[p.PointID] = p.Revision < newest[p.Passage.Document]
-	}
-	return out, nil
 }
 
 // empty reports whether there is nothing that any question could find.
