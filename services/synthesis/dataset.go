@@ -99,7 +99,11 @@ func (s *Service) make(ctx context.Context, run *job.Run, name string, r *synthe
 	}
 	store := results.Bucket{Files: s.app.Files, Prefix: server.Prefix(name) + "results/"}
 	use := Use{Endpoint: r.Endpoint, Model: r.Model, VisionModel: r.VisionModel, MiniLM: s.cfg.MiniLM, Meter: llm.NewMeter(r.Budget, llm.Usage{})}
-	docs, pictures, err := s.documents(ctx, run, collection)
+	e, err := s.endpoints.Get(r.Endpoint)
+	if err != nil {
+		return nil, nil, err
+	}
+	docs, pictures, err := s.documents(ctx, run, collection, r.VisionModel != "" || e.VisionModel != "")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,8 +139,9 @@ func (s *Service) make(ctx context.Context, run *job.Run, name string, r *synthe
 	return card, files, err
 }
 
-// documents reads the documents of a collection as lines of raw_knowledge.jsonl, and their pictures.
-func (s *Service) documents(ctx context.Context, run *job.Run, collection string) ([]dataset.Document, []Picture, error) {
+// documents reads the documents of a collection as lines of raw_knowledge.jsonl, and their pictures. Without a vision
+// model a stand-alone picture is what ingest has read in it.
+func (s *Service) documents(ctx context.Context, run *job.Run, collection string, vision bool) ([]dataset.Document, []Picture, error) {
 	var (
 		docs     []dataset.Document
 		pictures []Picture
@@ -151,7 +156,7 @@ func (s *Service) documents(ctx context.Context, run *job.Run, collection string
 			if d.Extract == "" {
 				continue // not read, or not yet
 			}
-			if d.Format == "image" {
+			if d.Format == "image" && vision {
 				pictures = append(pictures, Picture{Path: d.File, Load: func(ctx context.Context) ([]byte, error) {
 					return s.app.Files.ReadAll(ctx, "files/"+d.ContentHash, picture.MaxBytes)
 				}})

@@ -112,6 +112,7 @@ func same(t *testing.T, a, b string, names ...string) {
 }
 
 func TestBuildWithAMisbehavingEndpoint(t *testing.T) {
+	t.Parallel()
 	s := llmtest.Start(t)
 	s.Key = secret
 	s.NoSchema = true
@@ -168,6 +169,7 @@ func TestBuildWithAMisbehavingEndpoint(t *testing.T) {
 }
 
 func TestPositivesAreWhereTheFilesSay(t *testing.T) {
+	t.Parallel()
 	s := llmtest.Start(t)
 	for _, negatives := range []synthesis.Recipe{{Negatives: synthesis.Random}, {Negatives: synthesis.BM25}, {Negatives: synthesis.Embedding, TopK: 20}, {TopK: 1}} {
 		t.Run(fmt.Sprint(negatives.Negatives, negatives.TopK), func(t *testing.T) {
@@ -200,6 +202,7 @@ func TestPositivesAreWhereTheFilesSay(t *testing.T) {
 
 // A build is stopped at any point, as by kill -9: what is on disk then is what the next one goes on with.
 func TestStoppedBuildsGoOnWhereTheyWere(t *testing.T) {
+	t.Parallel()
 	docs := handbook(6)
 	full := llmtest.Start(t)
 	want, card, err := build(t, t.Context(), models(t, settings(full)), t.TempDir(), docs, synthesis.Recipe{}, nil)
@@ -241,6 +244,7 @@ func TestStoppedBuildsGoOnWhereTheyWere(t *testing.T) {
 }
 
 func TestChangedDocumentRedoesOnlyItsChunks(t *testing.T) {
+	t.Parallel()
 	s := llmtest.Start(t)
 	docs, work := handbook(6), t.TempDir()
 	_, before, err := build(t, t.Context(), models(t, settings(s)), work, docs, synthesis.Recipe{}, nil)
@@ -258,6 +262,7 @@ func TestChangedDocumentRedoesOnlyItsChunks(t *testing.T) {
 }
 
 func TestBudgetEndsABuildThatCanGoOn(t *testing.T) {
+	t.Parallel()
 	s := llmtest.Start(t)
 	work := t.TempDir()
 	meter := llm.NewMeter(0.08, llm.Usage{})
@@ -327,6 +332,7 @@ func picture(t *testing.T, name string, w, h int, shade uint8) synthesis.Picture
 }
 
 func TestDescribe(t *testing.T) {
+	t.Parallel()
 	s := llmtest.Start(t)
 	s.Faults = llmtest.Until(llmtest.Busy, llmtest.Broken)
 	m := models(t, settings(s))
@@ -372,6 +378,7 @@ func TestDescribeReadsTextWithoutAModel(t *testing.T) {
 }
 
 func TestCandidatesOfAnOldFile(t *testing.T) {
+	t.Parallel()
 	s := llmtest.Start(t)
 	m := models(t, settings(s))
 	dir, _, err := build(t, t.Context(), m, t.TempDir(), handbook(6), synthesis.Recipe{TopK: 2}, nil)

@@ -210,10 +210,10 @@ func (s *Service) followOnce(ctx context.Context) error {
 			continue
 		}
 		// Replicas that look at the same time ask for the same job.
-		_, err = s.server.BuildDataset(ctx, &synthesisv1.BuildDatasetRequest{
+		_, err = s.server.BuildAgain(ctx, &synthesisv1.BuildDatasetRequest{
 			Parent: "collections/" + collection, DatasetId: id, RequestId: fmt.Sprintf("follow-%s-%d", id, d.StaleTime.AsTime().UnixNano()),
 		})
-		if err != nil && clara.KindOf(err) != clara.Conflict {
+		if k := clara.KindOf(err); err != nil && k != clara.Conflict && k != clara.NotFound {
 			errs = append(errs, fmt.Errorf("%s: %w", d.Name, err))
 		}
 	}

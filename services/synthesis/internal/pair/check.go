@@ -114,9 +114,12 @@ func (c *Chunk) leaks(s string) bool {
 	}
 	lower := strings.ToLower(s)
 	for _, f := range c.Files {
+		if f == "" {
+			continue
+		}
 		base := strings.ToLower(path.Base(strings.ReplaceAll(f, `\`, "/")))
 		stem := strings.TrimSuffix(base, path.Ext(base))
-		if base != "" && strings.Contains(lower, base) {
+		if strings.Contains(lower, base) {
 			return true
 		}
 		// A stem of one plain word is a word like others; one with digits, _ or - is a file's.

@@ -69,6 +69,15 @@ func ParseSpec(j *jobv1.Job) (string, *synthesisv1.Recipe, error) {
 
 // BuildDataset makes a job of a build.
 func (s *Server) BuildDataset(ctx context.Context, r *synthesisv1.BuildDatasetRequest) (*jobv1.Job, error) {
+	return s.build(ctx, r, true)
+}
+
+// BuildAgain is BuildDataset of a data set that is there: NotFound if it was deleted meanwhile.
+func (s *Server) BuildAgain(ctx context.Context, r *synthesisv1.BuildDatasetRequest) (*jobv1.Job, error) {
+	return s.build(ctx, r, false)
+}
+
+func (s *Server) build(ctx context.Context, r *synthesisv1.BuildDatasetRequest, create bool) (*jobv1.Job, error) {
 	collection, err := parseCollection(r.Parent)
 	if err != nil {
 		return nil, err
@@ -85,7 +94,7 @@ func (s *Server) BuildDataset(ctx context.Context, r *synthesisv1.BuildDatasetRe
 	}
 	name := Name(collection, id)
 	d, err := s.Records.Get(ctx, name)
-	if clara.KindOf(err) == clara.NotFound {
+	if clara.KindOf(err) == clara.NotFound && create {
 		now := timestamppb.Now()
 		d = &synthesisv1.Dataset{Name: name, State: synthesisv1.Dataset_STATE_PENDING, CreateTime: now, UpdateTime: now, Recipe: &synthesisv1.Recipe{}}
 		if err = s.Models.CheckRecipe(r.Recipe); err != nil {

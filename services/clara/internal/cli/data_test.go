@@ -1,0 +1,212 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/clara-suite/clara/libs/config"
+	"github.com/clara-suite/clara/libs/dataset"
+	"github.com/clara-suite/clara/libs/testkit/llmtest"
+	"github.com/clara-suite/clara/services/clara/internal/cli"
+)
+
+// program is the commands under test, as the real program has them.
+type program struct {
+	cli.Services
+	Extract    cli.Extract        `cmd:""`
+	Describe   cli.DataDescribe   `cmd:""`
+	Synthesize cli.DataSynthesize `cmd:""`
+	Data       cli.Data           `cmd:""`
+}
+
+// clara runs a command line and returns what it printed.
+func clara(t *testing.T, args ...string) (out, errs string, err error) {
+	t.Helper()
+	var p program
+	var stdout, stderr bytes.Buffer
+	env := &cli.Env{Out: &stdout, Err: &stderr}
+	ctx := t.Context()
+	parsed, err := config.Parse(&p, config.Options{Name: "clara", Args: args, Stdout: &stdout, Stderr: &stderr, Exit: func(int) {},
+		Kong: []kong.Option{kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(env)}})
+	require.NoError(t, err)
+	env.Services = p.Services
+	err = parsed.Kong.Run()
+	return stdout.String(), stderr.String(), err
+}
+
+// raw makes a folder of raw files.
+func raw(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "raw")
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "plant"), 0o755))
+	for i, name := range []string{"pump", "crane", "boiler", "kiln"} {
+		var b strings.Builder
+		fmt.Fprintf(&b, "# The %s\n\n", name)
+		for j := range 16 {
+			fmt.Fprintf(&b, "Step %d for the %s starts with lamp %d, because its %s was rebuilt in %d by crew %d.\n\n", j, name, i*100+j, []string{"shaft", "sensor", "bearing"}[j%3], 1900+i*20+j, i*j+7)
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "plant", name+".md"), []byte(b.String()), 0o644))
+	}
+	img := image.NewRGBA(image.Rect(0, 0, 64, 48))
+	for x := range 64 {
+		img.Set(x, x%48, color.White)
+	}
+	var buf bytes.Buffer
+	require.NoError(t, png.Encode(&buf, img))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "plant", "chart.png"), buf.Bytes(), 0o644))
+	return dir
+}
+
+const key = "sk-of-the-command-line"
+
+func TestDataPipeline(t *testing.T) {
+	s := llmtest.Start(t)
+	s.Key = key
+	s.Faults = llmtest.OnceEach("", llmtest.Truncated, llmtest.NoJSON, llmtest.Chatty, llmtest.WrongSchema)
+	dir, out := raw(t), filepath.Join(t.TempDir(), "data")
+	// The names that users have in their environment.
+	for name, value := range map[string]string{
+		"OPENAI_API_KEY": key, "BASE_URL": s.URL, "MODEL": "writer", "VISION_MODEL": "eye", "TARGET_TOP_K": "3", "OUTPUT_DIR": out, "RAW_DATA_DIR": dir, "CLARA_LLM_BACKOFF": "1ms",
+	} {
+		t.Setenv(name, value)
+	}
+	stdout, stderr, err := clara(t, "data", "build", "--multi-hop", "30")
+	require.NoError(t, err, stderr)
+	assert.Contains(t, stdout, "data card")
+	assert.NotContains(t, stdout+stderr, key)
+	asked := len(s.Calls())
+
+	docs := knowledge(t, filepath.Join(out, "raw_knowledge.jsonl"))
+	require.Len(t, docs, 5)
+	assert.Equal(t, "plant", docs[0].ProductArea)
+	last := docs[4]
+	assert.Equal(t, dataset.SourceImage, last.SourceType)
+	assert.True(t, strings.HasPrefix(last.Content, "[IMAGE DESCRIPTION of chart.png]\n"), last.Content)
+
+	for _, f := range []string{"pretrain_data.jsonl", "instruction_data.jsonl", "end_to_end_data.jsonl", "clara_training_data.jsonl"} {
+		stdout, stderr, err := clara(t, "data", "check", filepath.Join(out, f), "--expected-top-k", "3")
+		require.NoError(t, err, stdout+stderr)
+		assert.Contains(t, stdout, "documents a sample")
+	}
+	before, err := os.ReadFile(filepath.Join(out, "end_to_end_data.jsonl"))
+	require.NoError(t, err)
+
+	// Again: nothing is asked.
+	_, stderr, err = clara(t, "data", "build", "--multi-hop", "30")
+	require.NoError(t, err, stderr)
+	assert.Len(t, s.Calls(), asked)
+	after, err := os.ReadFile(filepath.Join(out, "end_to_end_data.jsonl"))
+	require.NoError(t, err)
+	assert.Equal(t, before, after)
+
+	// A wrong expectation fails and says where.
+	stdout, _, err = clara(t, "data", "check", "--input_file", filepath.Join(out, "end_to_end_data.jsonl"), "--expected_top_k", "4")
+	require.Error(t, err)
+	assert.Contains(t, stdout, "end_to_end_data.jsonl:1: ")
+
+	stdout, _, err = clara(t, "data", "show", filepath.Join(out, "end_to_end_data.jsonl"), "-n", "1")
+	require.NoError(t, err)
+	assert.Contains(t, stdout, " + ")
+	stdout, _, err = clara(t, "data", "stats", filepath.Join(out, "clara_training_data.jsonl"))
+	require.NoError(t, err)
+	assert.Contains(t, stdout, "distinct documents")
+
+	again := filepath.Join(t.TempDir(), "again")
+	_, _, err = clara(t, "data", "candidates", filepath.Join(out, "pretrain_data.jsonl"), "--out", again, "--top-k", "2", "--negatives", "random")
+	require.NoError(t, err)
+	_, _, err = clara(t, "data", "check", filepath.Join(again, "end_to_end_data.jsonl"), "--expected-top-k", "2")
+	require.NoError(t, err)
+
+	split := filepath.Join(t.TempDir(), "split")
+	_, _, err = clara(t, "data", "split", "--dev", "0.3", "--out", split, filepath.Join(out, "end_to_end_data.jsonl"), filepath.Join(out, "instruction_data.jsonl"))
+	require.NoError(t, err)
+	sides := map[string]string{} // positive -> side
+	for _, side := range []string{"train", "dev"} {
+		samples, err := dataset.ReadFiles(dataset.EndToEnd, filepath.Join(split, side+".end_to_end_data.jsonl"))
+		require.NoError(t, err)
+		for _, x := range samples {
+			for _, p := range x.PosIndex {
+				if was, ok := sides[x.Docs[p]]; ok {
+					require.Equal(t, was, side)
+				}
+				sides[x.Docs[p]] = side
+			}
+		}
+	}
+}
+
+func knowledge(t *testing.T, path string) []dataset.Document {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var out []dataset.Document
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		var d dataset.Document
+		require.NoError(t, json.Unmarshal([]byte(line), &d))
+		out = append(out, d)
+	}
+	return out
+}
+
+// The steps one by one, with the flags of the older scripts.
+func TestStepsOneByOne(t *testing.T) {
+	s := llmtest.Start(t)
+	dir, work := raw(t), t.TempDir()
+	file := filepath.Join(work, "raw_knowledge.jsonl")
+	_, stderr, err := clara(t, "extract", "--input_dir", dir, "--output_file", file, "--image_output_dir", filepath.Join(work, "assets"))
+	require.NoError(t, err, stderr)
+	require.Len(t, knowledge(t, file), 4)
+	models := []string{"--base_url", s.URL, "--api_key", key, "--model", "writer"}
+
+	_, stderr, err = clara(t, append([]string{"describe", "--input_dir", dir, "--output_file", file, "--vision-model", "eye"}, models...)...)
+	require.NoError(t, err, stderr)
+	require.Len(t, knowledge(t, file), 5)
+	_, _, err = clara(t, append([]string{"describe", "--input_dir", dir, "--output_file", file, "--vision-model", "eye"}, models...)...)
+	require.NoError(t, err)
+	require.Len(t, knowledge(t, file), 5, "a later run adds nothing")
+
+	out := filepath.Join(work, "out")
+	_, stderr, err = clara(t, append([]string{"synthesize", "--input_file", file, "--output_dir", out, "--target_top_k", "2", "--chunk_size", "600"}, models...)...)
+	require.NoError(t, err, stderr)
+	_, _, err = clara(t, "data", "check", filepath.Join(out, "instruction_data.jsonl"), "--expected_top_k", "2")
+	require.NoError(t, err)
+
+	text := filepath.Join(work, "notes.txt")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("The lighthouse keeper writes down the wind at seven. The log of the tower goes back to 1871.\n", 3)), 0o644))
+	_, stderr, err = clara(t, append([]string{"synthesize", text, "--output_dir", filepath.Join(work, "text"), "--target_top_k", "1"}, models...)...)
+	require.NoError(t, err, stderr)
+}
+
+func TestExtractTellsWhatItCouldNotRead(t *testing.T) {
+	dir := raw(t)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "broken.docx"), []byte("PK\x03\x04 not a zip"), 0o644))
+	md := filepath.Join(t.TempDir(), "md")
+	_, stderr, err := clara(t, "extract", dir, "--markdown", md, "--ocr", "never")
+	require.ErrorIs(t, err, cli.ErrPartial)
+	assert.Contains(t, stderr, "broken.docx")
+	text, err := os.ReadFile(filepath.Join(md, "pump.md.md"))
+	require.NoError(t, err)
+	assert.Contains(t, string(text), "# The pump")
+}
+
+func TestKeysAreNotTold(t *testing.T) {
+	s := llmtest.Start(t)
+	s.Faults = llmtest.Every(llmtest.Unauthorized)
+	_, stderr, err := clara(t, "data", "build", raw(t), "--out", filepath.Join(t.TempDir(), "data"), "--base-url", s.URL, "--api-key", key, "--model", "m", "--no-describe")
+	require.Error(t, err)
+	assert.Contains(t, err.Error(), "OPENAI_API_KEY")
+	assert.NotContains(t, err.Error()+stderr, key)
+}
