@@ -29,12 +29,15 @@ import (
 	"github.com/clara-suite/clara/proto/gen/clara/reranker/v1/rerankerv1connect"
 )
 
-// programs is the folder that TestMain builds the programs into.
+// programs is the folder of the programs under test: CLARA_PROGRAMS, such as bin/ after make build, or one that TestMain fills.
 var programs string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if programs = os.Getenv("CLARA_PROGRAMS"); programs != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "clara-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -42,7 +45,7 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	programs = dir
-	if err := build("services/clara/cmd/clara"); err != nil {
+	if err := build("clara"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -51,16 +54,22 @@ func testMain(m *testing.M) int {
 
 const root = "../../../.."
 
-// build builds main packages of the module into the folder of programs.
-func build(packages ...string) error {
-	args := []string{"build", "-o", programs + string(filepath.Separator)}
-	for _, p := range packages {
-		args = append(args, "./"+p)
-	}
-	cmd := exec.Command("go", args...)
-	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", strings.Join(packages, " "), err, out)
+// build builds programs into their folder unless they are there.
+func build(names ...string) error {
+	for _, name := range names {
+		out, err := filepath.Abs(filepath.Join(programs, name))
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(out); err == nil {
+			continue
+		}
+		service := strings.TrimPrefix(name, "clara-")
+		cmd := exec.Command("go", "build", "-o", out, "./services/"+service+"/cmd/"+service)
+		cmd.Dir = root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", name, err, out)
+		}
 	}
 	return nil
 }
@@ -199,6 +208,16 @@ func startSuite(t testing.TB, args ...string) *suite {
 	})
 	require.NoError(t, s.ready(t.Context()))
 	return s
+}
+
+// sub runs a subtest in which the suite reports to that.
+func (s *suite) sub(t *testing.T, name string, f func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) {
+		outer := s.t
+		s.t = t
+		defer func() { s.t = outer }()
+		f(t)
+	})
 }
 
 // result is what became of a command.

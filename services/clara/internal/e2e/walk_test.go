@@ -63,9 +63,9 @@ func TestWalk(t *testing.T) {
 			}
 		}
 	}
-	t.Run("questions of the handbook", compare)
+	s.sub(t, "questions of the handbook", compare)
 
-	t.Run("ask without a model", func(t *testing.T) {
+	s.sub(t, "ask without a model", func(t *testing.T) {
 		r := s.run("ask", "-c", "handbook", "How many days of leave?")
 		assert.Equal(t, 1, r.code)
 		assert.Contains(t, r.err, "clara models")
@@ -74,7 +74,7 @@ func TestWalk(t *testing.T) {
 	base := tinyBase(t)
 	out = s.ok("models", "import", base, "--name", "tiny-base", "--activate")
 	assert.Contains(t, out, "succeeded")
-	t.Run("a base without adapters", func(t *testing.T) {
+	s.sub(t, "a base without adapters", func(t *testing.T) {
 		require.Eventually(t, func() bool { return strings.HasSuffix(s.collection("handbook").Model, "/tiny-base") }, time.Minute, 100*time.Millisecond)
 		r := s.run("ask", "-c", "handbook", "--max-tokens", "4", "How many days of leave?")
 		require.Zero(t, r.code, r.err)
@@ -88,7 +88,7 @@ func TestWalk(t *testing.T) {
 	s.ok("models", "import", base, "--checkpoint", tinyCheckpoint(t, base), "--name", "tiny-clara", "--activate")
 	require.Eventually(t, func() bool { return s.collection("handbook").Memory }, time.Minute, 100*time.Millisecond, "the collection must move")
 	for _, x := range []struct{ context, retrieve string }{{"memory", "memory"}, {"text", "lexical"}, {"mixed", "hybrid"}} {
-		t.Run("ask with "+x.context+" and "+x.retrieve, func(t *testing.T) {
+		s.sub(t, "ask with "+x.context+" and "+x.retrieve, func(t *testing.T) {
 			out := s.ok("ask", "-c", "handbook", "--context", x.context, "--retrieve", x.retrieve, "--top-k", "3", "--max-tokens", "4", "What is the daily meal allowance in Tokyo?")
 			assert.Contains(t, out, "\nSources\n  1. ")
 			assert.Contains(t, out, "  3. ")
@@ -97,27 +97,27 @@ func TestWalk(t *testing.T) {
 			assert.Regexp(t, `retrieve \d+ ms, prefill \d+ ms \(\d+ tokens\), \d+ tokens at [\d.]+ tokens/s`, out)
 		})
 	}
-	t.Run("ask by default", func(t *testing.T) {
+	s.sub(t, "ask by default", func(t *testing.T) {
 		parts := lines[map[string]any](t, s.ok("ask", "--json", "-c", "handbook", "--max-tokens", "4", "Who leads the calibration team?"))
 		require.NotEmpty(t, parts)
 		assert.Contains(t, parts[0], "retrieved")
 		assert.Equal(t, "CONTEXT_MEMORY", parts[0]["retrieved"].(map[string]any)["context"])
 		assert.Contains(t, parts[len(parts)-1], "done")
 	})
-	t.Run("ask without context", func(t *testing.T) {
+	s.sub(t, "ask without context", func(t *testing.T) {
 		assert.NotContains(t, s.ok("ask", "--context", "none", "--max-tokens", "4", "Who are you?"), "Sources")
 	})
-	t.Run("generate", func(t *testing.T) { generate(t, s) })
-	t.Run("deleted documents do not answer", func(t *testing.T) { deletion(t, s, c) })
-	t.Run("manage", func(t *testing.T) { manage(t, s) })
-	t.Run("events", func(t *testing.T) { eventsIn(t, s, folder) })
-	t.Run("a watched folder", func(t *testing.T) {
+	s.sub(t, "generate", func(t *testing.T) { generate(t, s) })
+	s.sub(t, "deleted documents do not answer", func(t *testing.T) { deletion(t, s, c) })
+	s.sub(t, "manage", func(t *testing.T) { manage(t, s) })
+	s.sub(t, "events", func(t *testing.T) { eventsIn(t, s, folder) })
+	s.sub(t, "a watched folder", func(t *testing.T) {
 		write(t, watched, "sub/tides.md", "# Tides\n\nThe spring tide is the zanzibarest of all.\n")
 		s.await(t, "watched", "sub/tides.md", ingestv1.Document_STATE_READY)
 	})
-	t.Run("limits", func(t *testing.T) { limits(t, s, c) })
-	t.Run("a second clara up", func(t *testing.T) { second(t, s) })
-	t.Run("grpc", func(t *testing.T) { interop(t, s.addr) })
+	s.sub(t, "limits", func(t *testing.T) { limits(t, s, c) })
+	s.sub(t, "a second clara up", func(t *testing.T) { second(t, s) })
+	s.sub(t, "grpc", func(t *testing.T) { interop(t, s.addr) })
 }
 
 func questions(t *testing.T) []question {
@@ -169,8 +169,8 @@ func (s *suite) await(t *testing.T, collection, file string, state ingestv1.Docu
 
 func generate(t *testing.T, s *suite) {
 	assert.NotEmpty(t, s.ok("generate", "paraphrase", "--max-tokens", "4", "The quay opens at six."))
-	assert.NotEmpty(t, s.ok("generate", "answer", "--max-tokens", "4", "When does the quay open?", "--passage", "The quay opens at six."))
-	out := s.ok("generate", "select", "--json", "--max-tokens", "4", "--top-k", "1", "When does the quay open?", "--candidate", "The quay opens at six.", "--candidate", "Nets are dried on Monday.")
+	assert.NotEmpty(t, s.ok("generate", "answer", "--max-tokens", "4", "--question", "When does the quay open?", "--passage", "The quay opens at six."))
+	out := s.ok("generate", "select", "--json", "--max-tokens", "4", "--top-k", "1", "--question", "When does the quay open?", "--candidate", "The quay opens at six.", "--candidate", "Nets are dried on Monday.")
 	assert.Contains(t, out, "indices")
 }
 
@@ -298,7 +298,7 @@ func second(t *testing.T, s *suite) {
 		{"with its port in use", t.TempDir(), s.addr, freePort(t), s.addr},
 		{"with its NATS port in use", t.TempDir(), freePort(t), s.nats, s.nats},
 	} {
-		t.Run(x.name, func(t *testing.T) {
+		s.sub(t, x.name, func(t *testing.T) {
 			r := s.run("up", "--data", x.data, "--listen", x.listen, "--nats-listen", x.nats)
 			assert.Equal(t, 1, r.code)
 			assert.Contains(t, r.err, x.want, "the thing")
