@@ -17,7 +17,7 @@ func TestDependencies(t *testing.T) {
 		home("github.com/nats-io/nats-server/v2/...", "only clara up embeds the NATS server", "services/clara/..."),
 		home("github.com/qdrant/go-client/...", "libs/index is the only home of Qdrant's client", "libs/index/..."),
 		home("github.com/yalue/onnxruntime_go/...", "libs/infer/ort is the only home of ONNX Runtime", "libs/infer/ort/..."),
-		home("gocloud.dev/...", "libs/blob is the only home of object storage", "libs/blob"),
+		home("gocloud.dev/...", "libs/blob is the only home of object storage", "libs/blob/..."),
 		home("github.com/alecthomas/kong/...", "settings are parsed in libs/config and by programs", "libs/config", "libs/app", "services/..."),
 		home("go.opentelemetry.io/otel/sdk/...", "libraries use the OpenTelemetry API; the SDK is set up in libs/telemetry only", "libs/telemetry"),
 		home("google.golang.org/grpc", "Connect handlers already speak gRPC; grpc-go is for the index's protocol", "libs/index/..."),

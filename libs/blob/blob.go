@@ -58,7 +58,7 @@ func Open(ctx context.Context, location string) (*Bucket, error) {
 	case scheme == "mem":
 		return &Bucket{url: location, bucket: memblob.OpenBucket(nil)}, nil
 	case scheme == "s3":
-		b, err := openS3(ctx, location)
+		b, err := cloud.OpenBucket(ctx, location)
 		if err != nil {
 			return nil, clara.Errorf(clara.Invalid, "open blobs at %s: %w", redact(location), err)
 		}

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -365,49 +364,4 @@ func TestClose(t *testing.T) {
 			require.NoError(t, e.Close(context.Background()))
 		})
 	}
-}
-
-// TestSwap changes the engine under requests: none of them fails.
-func TestSwap(t *testing.T) {
-	dir := tinymodel.Package(t, tinymodel.Default(), 4)
-	var s infer.Swap
-	_, _, err := s.Use()
-	assert.Equal(t, clara.State, clara.KindOf(err))
-	next := func() {
-		e, err := infer.Open(t.Context(), dir, infer.Options{Context: 64})
-		require.NoError(t, err)
-		require.NoError(t, s.Replace(context.Background(), e))
-	}
-	next()
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	var answers atomic.Int64
-	for range 4 {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				e, done, err := s.Use()
-				if !assert.NoError(t, err) {
-					return
-				}
-				_, _, _, err = generate(context.Background(), e, infer.Request{Prompt: infer.Prompt{IDs: []int32{5, 6}}, MaxTokens: 5})
-				done()
-				done() // twice does no harm
-				assert.NoError(t, err)
-				answers.Add(1)
-			}
-		})
-	}
-	for i := range 4 {
-		before := answers.Load()
-		require.Eventually(t, func() bool { return answers.Load() > before+3 }, 10*time.Second, time.Millisecond, "swap %d", i)
-		next()
-	}
-	close(stop)
-	wg.Wait()
-	require.NoError(t, s.Replace(context.Background(), nil))
 }

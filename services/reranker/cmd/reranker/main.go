@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/clara-suite/clara/libs/app"
+	_ "github.com/clara-suite/clara/libs/blob/s3" // s3:// stores
 	"github.com/clara-suite/clara/libs/lifecycle"
 	"github.com/clara-suite/clara/services/reranker"
 )

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/clara-suite/clara/libs/app"
+	_ "github.com/clara-suite/clara/libs/blob/s3" // s3:// stores
 	"github.com/clara-suite/clara/libs/events/job"
 	"github.com/clara-suite/clara/libs/lifecycle"
 	"github.com/clara-suite/clara/proto/gen/clara/job/v1/jobv1connect"
