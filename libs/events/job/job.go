@@ -56,6 +56,8 @@ type Jobs struct {
 	run      context.Context // of Run; nil before
 	trackers sync.WaitGroup
 	wake     chan struct{} // a job is to be looked at now
+
+	left sync.Map // names of jobs that this process gave back on stopping, and when
 }
 
 // kept is how long jobs and their items are kept after their last change.

@@ -61,6 +61,9 @@ func (j *Jobs) Reap(ctx context.Context) error {
 			j.track(job)
 			continue
 		}
+		if at, ok := j.left.Load(job.GetName()); ok && time.Since(at.(time.Time)) < j.opts.Lease {
+			continue // this process stops: another takes it up
+		}
 		if time.Now().After(job.GetLeaseTime().AsTime()) {
 			j.reclaim(ctx, job.GetName())
 		}

@@ -210,6 +210,9 @@ func (r *Run) Finish(err error) error {
 	// The end must be stored even if the caller's time is up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.parent), 10*time.Second)
 	defer cancel()
+	if clara.IsContext(err) && r.parent.Err() != nil {
+		r.jobs.left.Store(r.name, time.Now()) // before the reaper of this process, which still runs, sees it
+	}
 	ferr := r.store(ctx, func(job *jobv1.Job) {
 		switch {
 		case err == nil && job.GetFailedCount()+job.GetPartialCount() > 0:
