@@ -5,11 +5,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/testkit/natstest"
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 	trainerv1 "github.com/clara-suite/clara/proto/gen/clara/trainer/v1"
 	"github.com/clara-suite/clara/services/trainer"
@@ -142,6 +144,26 @@ func TestRunStopsAndResumes(t *testing.T) {
 	run, err = s.training.ResumeRun(ctx, &trainerv1.ResumeRunRequest{Name: run.Name})
 	require.NoError(t, err)
 	run, _ = s.watch(t, run.Name, nil)
+	require.Equal(t, trainerv1.Run_STATE_SUCCEEDED, run.State, run.Error)
+	assert.Equal(t, int64(2), run.Stages[0].Summary.FromStep)
+}
+
+func TestRunGoesOnWhenTheServiceIsBack(t *testing.T) {
+	root, nats := t.TempDir(), natstest.Start(t)
+	cfg := trainer.Config{Roots: []string{root}, Program: faketrain.Use(t, faketrain.Waits)}
+	first := startOn(t, cfg, nats)
+	run, err := first.training.StartRun(t.Context(), request(t, root, "out"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		r, err := first.training.GetRun(t.Context(), &trainerv1.GetRunRequest{Name: run.Name})
+		return err == nil && r.Stages[0].GetMetrics().GetStep() == 2
+	}, 20*time.Second, 20*time.Millisecond)
+	first.stop()
+	assert.DirExists(t, filepath.Join(root, "out.run", "checkpoints", "step-00000002"), "the worker saved before it left")
+
+	t.Setenv("CLARA_FAKE_TRAIN", faketrain.Trains)
+	second := startOn(t, cfg, nats)
+	run, _ = second.watch(t, run.Name, nil)
 	require.Equal(t, trainerv1.Run_STATE_SUCCEEDED, run.State, run.Error)
 	assert.Equal(t, int64(2), run.Stages[0].Summary.FromStep)
 }

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,16 +63,23 @@ type suite struct {
 	training  trainerv1connect.TrainerServiceClient
 	ingest    *collections
 	published chan *eventv1.ModelActivated
+	stop      func()
 }
 
 func start(t *testing.T, cfg trainer.Config) *suite {
+	t.Helper()
+	return startOn(t, cfg, natstest.Start(t))
+}
+
+// startOn is start on a NATS server that others use too.
+func startOn(t *testing.T, cfg trainer.Config, nats *natstest.Server) *suite {
 	t.Helper()
 	t.Setenv("HF_HOME", t.TempDir())
 	t.Setenv("HF_HUB_OFFLINE", "1")
 	ctx, cancel := context.WithCancel(context.Background())
 	a, err := app.New(ctx, "test", telemetry.Config{}, rpc.Config{}, io.Discard)
 	require.NoError(t, err)
-	require.NoError(t, a.OpenEvents(ctx, events.Config{}, natstest.Start(t).Server, trainer.JobTypes()...))
+	require.NoError(t, a.OpenEvents(ctx, events.Config{}, nats.Server, trainer.JobTypes()...))
 	require.NoError(t, a.OpenFiles(ctx, (&url.URL{Scheme: "file", Path: t.TempDir()}).String(), ""))
 	require.NoError(t, a.Dial(app.Peers{}, func(string) (*rpc.Client, error) { return a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{}) }))
 	c, err := a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{})
@@ -90,10 +98,11 @@ func start(t *testing.T, cfg trainer.Config) *suite {
 	units := append(s.service.Units(), lifecycle.Unit{Name: "activated", Run: activated.Run, Drain: activated.Drain})
 	ended := make(chan int)
 	go func() { ended <- a.Run(ctx, 0, units) }()
-	t.Cleanup(func() {
+	s.stop = sync.OnceFunc(func() {
 		cancel()
 		assert.Zero(t, <-ended)
 	})
+	t.Cleanup(s.stop)
 	return s
 }
 

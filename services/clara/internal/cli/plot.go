@@ -86,8 +86,8 @@ func (f frame) at(x, y float64) (float64, float64) {
 		plotHeight - marginBottom - (y-f.y0)/(f.y1-f.y0)*(plotHeight-marginTop-marginBottom)
 }
 
-// ticks are round numbers between two, about six of them.
-func ticks(low, high float64) []float64 {
+// ticks are round numbers between two, about six of them, at least least apart.
+func ticks(low, high, least float64) []float64 {
 	step := math.Pow(10, math.Floor(math.Log10((high-low)/6)))
 	for _, m := range []float64{1, 2, 5, 10} {
 		if (high-low)/(step*m) <= 7 {
@@ -95,6 +95,7 @@ func ticks(low, high float64) []float64 {
 			break
 		}
 	}
+	step = max(step, least)
 	var out []float64
 	for v := math.Ceil(low/step) * step; v <= high+step*1e-9; v += step {
 		out = append(out, v)
@@ -148,11 +149,11 @@ func (p Plot) SVG() []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", plotWidth, plotHeight)
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="#fff"/><text x="%d" y="24" font-size="16">%s</text>`+"\n", marginLeft, html.EscapeString(p.Title))
-	for _, t := range ticks(f.y0, f.y1) {
+	for _, t := range ticks(f.y0, f.y1, 0) {
 		_, y := f.at(f.x0, t)
 		fmt.Fprintf(&b, `<path d="M%d %.1fH%d" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", marginLeft, y, plotWidth-marginRight, marginLeft-8, y+4, p.label(t))
 	}
-	for _, t := range ticks(f.x0, f.x1) {
+	for _, t := range ticks(f.x0, f.x1, 1) {
 		x, _ := f.at(t, f.y0)
 		fmt.Fprintf(&b, `<path d="M%.1f %dV%d" stroke="#eee"/><text x="%.1f" y="%d" text-anchor="middle">%.6g</text>`+"\n", x, marginTop, plotHeight-marginBottom, x, plotHeight-marginBottom+18, t)
 	}
@@ -183,12 +184,12 @@ func (p Plot) PNG() ([]byte, error) {
 	img := image.NewRGBA(image.Rect(0, 0, plotWidth, plotHeight))
 	draw.Draw(img, img.Bounds(), image.White, image.Point{}, draw.Src)
 	grey := color.RGBA{0xdd, 0xdd, 0xdd, 0xff}
-	for _, t := range ticks(f.y0, f.y1) {
+	for _, t := range ticks(f.y0, f.y1, 0) {
 		_, y := f.at(f.x0, t)
 		stroke(img, [][2]float64{{marginLeft, y}, {plotWidth - marginRight, y}}, 1, grey)
 		write(img, marginLeft-8-7*len(p.label(t)), int(y)+4, p.label(t))
 	}
-	for _, t := range ticks(f.x0, f.x1) {
+	for _, t := range ticks(f.x0, f.x1, 1) {
 		x, _ := f.at(t, f.y0)
 		stroke(img, [][2]float64{{x, marginTop}, {x, plotHeight - marginBottom}}, 1, grey)
 		s := fmt.Sprintf("%.6g", t)

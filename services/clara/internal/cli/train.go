@@ -439,7 +439,7 @@ func (m *runMeter) update(e *trainerv1.WatchRunResponse) {
 		}
 		say("%s", line)
 	}
-	if p := stage.Metrics; p != nil {
+	if p := stage.Metrics; p != nil && stage.Summary != nil {
 		m.draw(stage.Stage, p)
 	}
 }

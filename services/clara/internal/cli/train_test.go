@@ -127,6 +127,7 @@ func TestPlot(t *testing.T) {
 }
 
 func TestTicks(t *testing.T) {
-	assert.Equal(t, []float64{0, 2, 4, 6, 8, 10}, ticks(0, 10))
-	assert.InDeltaSlice(t, []float64{0.2, 0.25, 0.3, 0.35, 0.4, 0.45}, ticks(0.18, 0.46), 1e-9)
+	assert.Equal(t, []float64{0, 2, 4, 6, 8, 10}, ticks(0, 10, 0))
+	assert.Equal(t, []float64{1, 2, 3}, ticks(1, 3, 1))
+	assert.InDeltaSlice(t, []float64{0.2, 0.25, 0.3, 0.35, 0.4, 0.45}, ticks(0.18, 0.46, 0), 1e-9)
 }

@@ -136,7 +136,10 @@ func NewRun(display string, plans []trainplan.Plan, notes []string) (*trainerv1.
 		run.WorldSize = int32(p.World)
 	}
 	if run.DisplayName == "" {
-		run.DisplayName = plans[len(plans)-1].Name
+		run.DisplayName = plans[0].Name
+		if len(plans) > 1 {
+			run.DisplayName = filepath.Base(filepath.Dir(plans[0].SavePath))
+		}
 	}
 	return run, nil
 }

@@ -44,6 +44,9 @@ func (s Supervisor) Train(ctx context.Context, run *trainerv1.Run, resume bool, 
 		report(&trainerv1.WatchRunResponse{Run: proto.Clone(run).(*trainerv1.Run), Event: event, Message: message, Path: path})
 	}
 	run.State, run.Error, run.EndTime = trainerv1.Run_STATE_RUNNING, "", nil
+	if at := int(run.Stage); at < len(run.Stages) {
+		run.Stages[at].Summary = nil // of an earlier start
+	}
 	err := s.stages(ctx, run, resume, tell)
 	run.EndTime = timestamppb.Now()
 	switch {
@@ -98,6 +101,7 @@ func (s Supervisor) stage(ctx context.Context, run *trainerv1.Run, stage *traine
 	run.Restarts = 0
 	for {
 		saved := false
+		stage.Summary, stage.Phase = nil, "starting the workers"
 		err := worker.Run(ctx, worker.Options{
 			Program: s.Program, Plan: plan, Grace: s.Grace,
 			Event: func(e trainplan.Event) {
