@@ -23,12 +23,19 @@ const ExtractVersion = "1"
 // maxExtract bounds a stored extract: more text than any limit of a reader lets through.
 const maxExtract = 1 << 30
 
-func extractKey(content string) string {
-	return "extracts/" + content + "-" + ExtractVersion + ".json.gz"
+// extractKey names what was read from a content. What a password opened is for those who know the password: the same bytes
+// in another collection do not open without it.
+func extractKey(content, password string) string {
+	key := "extracts/" + content + "-" + ExtractVersion
+	if password != "" {
+		sum := sha256.Sum256([]byte(content + "\x00" + password))
+		key += "-" + hex.EncodeToString(sum[:16])
+	}
+	return key + ".json.gz"
 }
 
 // storeExtract keeps what was read from a file.
-func storeExtract(ctx context.Context, b *blob.Bucket, content string, d *doc.Document) (string, error) {
+func storeExtract(ctx context.Context, b *blob.Bucket, key string, d *doc.Document) error {
 	pr, pw := io.Pipe()
 	go func() {
 		z := gzip.NewWriter(pw)
@@ -38,10 +45,9 @@ func storeExtract(ctx context.Context, b *blob.Bucket, content string, d *doc.Do
 		}
 		pw.CloseWithError(err)
 	}()
-	key := extractKey(content)
 	_, err := b.Put(ctx, key, pr)
 	pr.CloseWithError(err)
-	return key, err
+	return err
 }
 
 // LoadExtract reads what was read from a file.

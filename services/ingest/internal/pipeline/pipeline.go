@@ -132,7 +132,7 @@ func (p *Pipeline) Again(ctx context.Context, name, job, password string) (*inge
 		}
 	}
 	// What was read before is not trusted: the reason for reading again may be that it was wrong.
-	if err := p.Files.Delete(ctx, extractKey(d.ContentHash)); err != nil {
+	if err := p.Files.Delete(ctx, extractKey(d.ContentHash, password)); err != nil {
 		return nil, err
 	}
 	return d, p.Jobs.Reset(ctx, job, &jobv1.Item{Name: name, Label: d.File, State: jobv1.Job_STATE_PENDING, Stage: "waiting"})
@@ -169,7 +169,7 @@ func (p *Pipeline) Handle(ctx context.Context, e *eventv1.IngestRequested) error
 	if err != nil {
 		return p.fault(ctx, name, e.Revision, err)
 	}
-	return p.place(ctx, d, extracted)
+	return p.place(ctx, d, extracted, extractKey(d.ContentHash, e.Password))
 }
 
 // Parked ends a document whose event was given up.
@@ -236,7 +236,7 @@ func (p *Pipeline) cancelled(ctx context.Context, d *ingestv1.Document) (bool, e
 
 // read returns the document's text, reading the file unless that was done before.
 func (p *Pipeline) read(ctx context.Context, d *ingestv1.Document, password string) (*doc.Document, error) {
-	key := extractKey(d.ContentHash)
+	key := extractKey(d.ContentHash, password)
 	out, err := LoadExtract(ctx, p.Files, key)
 	if kind := clara.KindOf(err); err == nil || kind != clara.NotFound && kind != clara.Corrupt {
 		return out, err
@@ -269,12 +269,11 @@ func (p *Pipeline) read(ctx context.Context, d *ingestv1.Document, password stri
 		}
 		return nil, clara.Errorf(clara.Invalid, "%s", reason)
 	}
-	_, err = storeExtract(ctx, p.Files, d.ContentHash, out)
-	return out, err
+	return out, storeExtract(ctx, p.Files, key, out)
 }
 
 // place cuts a document for every index of its collection that does not have it yet, and asks for it to be indexed.
-func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *doc.Document) error {
+func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *doc.Document, key string) error {
 	for {
 		id := catalog.CollectionID(d.Name)
 		c, err := p.Catalog.LiveCollection(ctx, id)
@@ -290,6 +289,7 @@ func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *d
 		}
 		stored, ok, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
 			describe(d, extracted)
+			d.Extract = key
 			d.State = ingestv1.Document_STATE_INDEXING
 			d.Placements = nil
 			for _, s := range sets {
@@ -363,7 +363,6 @@ func describe(d *ingestv1.Document, x *doc.Document) {
 	for _, page := range x.Pages {
 		d.ReadBy[string(page.ReadBy)]++
 	}
-	d.Extract = extractKey(d.ContentHash)
 }
 
 // fault ends a document for good if trying again can't help, else hands the error to the consumer.
