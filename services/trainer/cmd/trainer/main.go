@@ -19,7 +19,7 @@ func main() {
 		Trainer trainer.Config `embed:"" prefix:"trainer-"`
 	}
 	os.Exit(app.Main(app.Service{
-		Name: "clara-trainer", Description: "Models and training runs.",
+		Name: "clara-trainer", Description: "Models and training runs.", Listen: "127.0.0.1:7413",
 		Settings: &settings, Config: &settings.Config, JobTypes: trainer.JobTypes(), Events: true,
 		Build: func(ctx context.Context, a *app.App) ([]lifecycle.Unit, error) {
 			s, err := trainer.New(ctx, settings.Trainer, a)
