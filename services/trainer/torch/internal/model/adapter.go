@@ -26,17 +26,21 @@ type Adapter struct {
 	layers  []map[string]pair
 }
 
-type pair struct{ a, b tensor }
+// pair is the adapter of a linear layer; number is its place in the block.
+type pair struct {
+	a, b   tensor
+	number uint64
+}
 
 // lora returns the adapter of one linear layer, nil if a is nil.
-func (a *Adapter) lora(layer int, name string, train bool) *torchx.LoRA {
+func (a *Adapter) lora(layer int, name string, train bool, seed uint64) *torchx.LoRA {
 	if a == nil {
 		return nil
 	}
 	p := a.layers[layer][name]
 	l := &torchx.LoRA{A: p.a, B: p.b, Scale: 2} // alpha = 2 r
 	if train {
-		l.Dropout = a.Dropout
+		l.Dropout, l.Seed = a.Dropout, mix(mix(seed, uint64(layer)), p.number)
 	}
 	return l
 }
@@ -54,7 +58,7 @@ func (a *Adapter) add(layer int, lin arch.Linear, aName, bName string, pa, pb te
 	for len(a.layers) <= layer {
 		a.layers = append(a.layers, map[string]pair{})
 	}
-	a.layers[layer][lin.Name] = pair{pa, pb}
+	a.layers[layer][lin.Name] = pair{pa, pb, uint64(len(a.layers[layer]))}
 	a.Names = append(a.Names, aName, bName)
 	a.Params = append(a.Params, pa, pb)
 }

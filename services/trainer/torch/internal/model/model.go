@@ -44,7 +44,7 @@ type block struct {
 // Pass says how a forward pass runs.
 type Pass struct {
 	Adapter *Adapter // nil: the bare base model
-	// Train turns dropout on; Seed then fixes every mask, so that a layer computed again draws the same one.
+	// Train turns dropout on; Seed then fixes what is dropped, so that a layer computed again drops the same.
 	Train bool
 	Seed  uint64
 	// Tape, where not nil, makes every layer a checkpointed segment: only its input is kept.
@@ -98,11 +98,8 @@ func (m *Model) Hidden(s scope, x tensor, lens []int64, p Pass) tensor {
 
 // layer is one transformer block: x [T, H] -> [T, H].
 func (m *Model) layer(s scope, i int, x, cos, sin tensor, p Pass, att attend) tensor {
-	if p.Train && p.Adapter != nil && p.Adapter.Dropout > 0 {
-		torchx.Seed(mix(p.Seed, uint64(i)))
-	}
 	b, eps := &m.blocks[i], m.Arch.NormEps
-	lora := func(name string) *torchx.LoRA { return p.Adapter.lora(i, name, p.Train) }
+	lora := func(name string) *torchx.LoRA { return p.Adapter.lora(i, name, p.Train, p.Seed) }
 
 	h := s.RMSNorm(x, b.inputNorm, eps)
 	q, k, v := m.project(s, b, h, lora)

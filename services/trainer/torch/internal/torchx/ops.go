@@ -293,6 +293,7 @@ type LoRA struct {
 	A, B    *Tensor
 	Scale   float64 // alpha / r
 	Dropout float64 // 0 outside training
+	Seed    uint64  // fixes what is dropped
 }
 
 // Linear returns x W' + bias + scale (drop(x) A') B'. x [T, in] -> [T, out]. Of x, only what the gradient of A needs is kept.
@@ -300,10 +301,11 @@ func (s *Scope) Linear(x *Tensor, w Weight, l *LoRA) *Tensor {
 	var h unsafe.Pointer
 	var a, b unsafe.Pointer
 	var scale, p C.double
+	var seed C.uint64_t
 	if l != nil {
-		a, b, scale, p = l.A.p(), l.B.p(), C.double(l.Scale), C.double(l.Dropout)
+		a, b, scale, p, seed = l.A.p(), l.B.p(), C.double(l.Scale), C.double(l.Dropout), C.uint64_t(l.Seed)
 	}
-	check(C.cx_linear(x.p(), w.W.p(), w.Scale.p(), C.int(w.Bits), w.Bias.p(), a, b, scale, p, &h))
+	check(C.cx_linear(x.p(), w.W.p(), w.Scale.p(), C.int(w.Bits), w.Bias.p(), a, b, scale, p, seed, &h))
 	return s.own(h)
 }
 

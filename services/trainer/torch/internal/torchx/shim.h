@@ -46,7 +46,7 @@ char *cx_require_grad(void *t);
 char *cx_leaf(void *t, int requires_grad, void **out); // detached handle on the same memory
 
 // operators, differentiable
-char *cx_linear(void *x, void *w, void *scale, int bits, void *bias, void *a, void *b, double lora_scale, double dropout, void **out);
+char *cx_linear(void *x, void *w, void *scale, int bits, void *bias, void *a, void *b, double lora_scale, double dropout, uint64_t seed, void **out);
 char *cx_rms_norm(void *x, void *w, double eps, void **out);
 char *cx_rope(void *x, void *cos, void *sin, void **out);
 char *cx_swiglu(void *gate, void *up, void **out);

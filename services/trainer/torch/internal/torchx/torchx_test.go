@@ -79,9 +79,8 @@ func TestGradients(t *testing.T) {
 			return s.Linear(p[0], torchx.Weight{W: w, Bias: b}, &torchx.LoRA{A: p[1], B: p[2], Scale: 2})
 		}},
 		{"linear with dropout", [][]int64{{5, 4}, {2, 4}, {3, 2}}, func(s scope, p []tensor) tensor {
-			torchx.Seed(3)
 			w := s.Floats([]float32{1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}, torchx.CPU, 3, 4)
-			return s.Linear(p[0], torchx.Weight{W: w}, &torchx.LoRA{A: p[1], B: p[2], Scale: 2, Dropout: 0.5})
+			return s.Linear(p[0], torchx.Weight{W: w}, &torchx.LoRA{A: p[1], B: p[2], Scale: 2, Dropout: 0.5, Seed: 3})
 		}},
 		{"linear over 8 bits", [][]int64{{5, 32}}, func(s scope, p []tensor) tensor {
 			torchx.Seed(5)
@@ -171,8 +170,7 @@ func TestTape(t *testing.T) {
 			}
 			run := func(seed uint64) func(s scope, x tensor) tensor {
 				return func(s scope, x tensor) tensor {
-					torchx.Seed(seed)
-					return s.SwiGLU(s.Linear(x, w, &torchx.LoRA{A: a, B: b, Scale: 2, Dropout: 0.3}), x)
+					return s.SwiGLU(s.Linear(x, w, &torchx.LoRA{A: a, B: b, Scale: 2, Dropout: 0.3, Seed: seed}), x)
 				}
 			}
 			y := s.Mul(x, x)
@@ -193,6 +191,33 @@ func TestTape(t *testing.T) {
 		return out
 	}
 	assert.Equal(t, grads(false), grads(true))
+}
+
+// Dropout drops the share it is told, others with another seed, and scales the rest up.
+func TestDropout(t *testing.T) {
+	require.NoError(t, torchx.Do(func(s scope) error {
+		const n = 40000
+		x := s.Plus(s.Zeros(torchx.Float32, torchx.CPU, n, 1), 1)
+		zero := torchx.Weight{W: s.Zeros(torchx.Float32, torchx.CPU, 1, 1)}
+		one := s.Floats([]float32{1}, torchx.CPU, 1, 1)
+		run := func(seed uint64) []float32 {
+			return s.Linear(x, zero, &torchx.LoRA{A: one, B: one, Scale: 1, Dropout: 0.25, Seed: seed}).Float32s()
+		}
+		a, b := run(1), run(2)
+		kept, both := 0, 0
+		for i := range a {
+			if a[i] != 0 {
+				assert.InDelta(t, 1/0.75, float64(a[i]), 1e-6)
+				if kept++; b[i] != 0 {
+					both++
+				}
+			}
+		}
+		assert.InDelta(t, 0.75, float64(kept)/n, 0.01)
+		assert.InDelta(t, 0.75*0.75, float64(both)/n, 0.01)
+		assert.Equal(t, a, run(1))
+		return nil
+	}))
 }
 
 func TestAdamW(t *testing.T) {
