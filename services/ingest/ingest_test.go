@@ -20,10 +20,12 @@ import (
 	"github.com/clara-suite/clara/libs/events"
 	"github.com/clara-suite/clara/libs/events/job"
 	"github.com/clara-suite/clara/libs/lifecycle"
+	"github.com/clara-suite/clara/libs/modelpkg"
 	"github.com/clara-suite/clara/libs/passageset"
 	"github.com/clara-suite/clara/libs/rpc"
 	"github.com/clara-suite/clara/libs/telemetry"
 	"github.com/clara-suite/clara/libs/testkit/natstest"
+	"github.com/clara-suite/clara/libs/testkit/tinymodel"
 	compressorv1 "github.com/clara-suite/clara/proto/gen/clara/compressor/v1"
 	"github.com/clara-suite/clara/proto/gen/clara/compressor/v1/compressorv1connect"
 	eventv1 "github.com/clara-suite/clara/proto/gen/clara/event/v1"
@@ -319,7 +321,9 @@ func TestURIs(t *testing.T) {
 	require.NoError(t, os.Symlink(filepath.Join(outside, "secret.txt"), filepath.Join(root, "link.txt")))
 	s := start(t, func(c *ingest.Config) { c.Roots = []string{root} })
 	ctx := t.Context()
-	uri := func(dir, name string) string { return (&url.URL{Scheme: "file", Path: filepath.ToSlash(filepath.Join(dir, name))}).String() }
+	uri := func(dir, name string) string {
+		return (&url.URL{Scheme: "file", Path: filepath.ToSlash(filepath.Join(dir, name))}).String()
+	}
 	for _, c := range []struct {
 		name, uri string
 		kind      clara.Kind
@@ -419,4 +423,35 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 	assert.Len(t, slices.Compact(names), n)
+}
+
+// TestLateActivation activates two models and then sees the first event again: it moves nothing back.
+func TestLateActivation(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	ctx := t.Context()
+	for i, name := range []string{"first", "second"} {
+		base := filepath.Join(t.TempDir(), "base")
+		tinymodel.Base(t, base, tinymodel.Default(), uint64(i+1))
+		_, err := s.Packages.Import(ctx, name, modelpkg.ImportOptions{Base: base})
+		require.NoError(t, err)
+	}
+	j := s.start("docs")
+	_, err := s.upload("docs", "a.md", handbook, j.Name)
+	require.NoError(t, err)
+	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+	move := func(model string, generation int64) *jobv1.Job {
+		t.Helper()
+		made, err := s.Jobs.CreateOpen(ctx, &jobv1.Job{Type: ingest.ModelJobType, Target: "models/" + model})
+		require.NoError(t, err)
+		require.NoError(t, s.Conn.Publish(ctx, "", &eventv1.ModelActivated{Model: "models/" + model, Job: made.Name, Generation: generation}))
+		return s.ended(made.Name)
+	}
+	assert.Equal(t, jobv1.Job_STATE_SUCCEEDED, move("first", 1).State)
+	assert.Equal(t, jobv1.Job_STATE_SUCCEEDED, move("second", 2).State)
+	assert.Equal(t, jobv1.Job_STATE_CANCELLED, move("first", 1).State)
+	c, err := s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/docs"})
+	require.NoError(t, err)
+	assert.Equal(t, "models/second", c.Model)
+	assert.Empty(t, c.NextIndex)
 }

@@ -506,7 +506,13 @@ func (p Activated) Handle(ctx context.Context, e *eventv1.ModelActivated) error 
 		if c.Deleted || !concerns(e, c) {
 			continue
 		}
+		late, before := false, ""
 		c, err := p.Catalog.ModifyCollection(ctx, id, func(c *ingestv1.Collection) error {
+			late, before = e.Generation < c.Activation, c.NextJob
+			if late {
+				return events.Unchanged
+			}
+			c.Activation = e.Generation
 			next := how.Index(id, c.Uid)
 			if next == c.Index {
 				// The encoder stays, so the index stays; only the decoder or the name is new.
@@ -517,11 +523,20 @@ func (p Activated) Handle(ctx context.Context, e *eventv1.ModelActivated) error 
 			c.NextIndex, c.NextModel, c.NextJob = next, e.Model, e.Job
 			return nil
 		})
-		if err == nil {
-			err = p.Jobs.Item(ctx, e.Job, moved(c, 0, 0, 0))
-		}
-		if err == nil && c.NextIndex != "" {
-			err = p.move(ctx, c)
+		switch {
+		case err != nil:
+		case late:
+			err = p.Jobs.Item(ctx, e.Job, overtaken(c))
+		default:
+			if before != "" && before != e.Job {
+				err = p.Jobs.Item(ctx, before, overtaken(c))
+			}
+			if err == nil {
+				err = p.Jobs.Item(ctx, e.Job, moved(c, 0, 0, 0))
+			}
+			if err == nil && c.NextIndex != "" {
+				err = p.move(ctx, c)
+			}
 		}
 		if err != nil && clara.KindOf(err) != clara.NotFound {
 			errs = append(errs, fmt.Errorf("collection %s: %w", id, err))
@@ -531,6 +546,11 @@ func (p Activated) Handle(ctx context.Context, e *eventv1.ModelActivated) error 
 		return err
 	}
 	return p.Jobs.Seal(ctx, e.Job)
+}
+
+// overtaken is a collection as an item of a job that moves it no more.
+func overtaken(c *ingestv1.Collection) *jobv1.Item {
+	return &jobv1.Item{Name: c.Name, Label: c.Name, State: jobv1.Job_STATE_CANCELLED, Error: "another model was activated meanwhile"}
 }
 
 // moved is a collection as an item of the job that moves it to another model.

@@ -121,7 +121,9 @@ type Collection struct {
 	// Job that waits for next_index.
 	NextJob string `protobuf:"bytes,16,opt,name=next_job,json=nextJob,proto3" json:"next_job,omitempty"`
 	// Indexes that queries no longer use; they are dropped some time later, so that no query under way fails.
-	Retired       []*Retired `protobuf:"bytes,17,rep,name=retired,proto3" json:"retired,omitempty"`
+	Retired []*Retired `protobuf:"bytes,17,rep,name=retired,proto3" json:"retired,omitempty"`
+	// The activation that model and next_model come from: late deliveries of earlier ones change nothing.
+	Activation    int64 `protobuf:"varint,18,opt,name=activation,proto3" json:"activation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -273,6 +275,13 @@ func (x *Collection) GetRetired() []*Retired {
 		return x.Retired
 	}
 	return nil
+}
+
+func (x *Collection) GetActivation() int64 {
+	if x != nil {
+		return x.Activation
+	}
+	return 0
 }
 
 // Retired is an index that queries no longer use.
@@ -2177,7 +2186,7 @@ var File_clara_ingest_v1_ingest_proto protoreflect.FileDescriptor
 
 const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\n" +
-	"\x1cclara/ingest/v1/ingest.proto\x12\x0fclara.ingest.v1\x1a\x1aclara/event/v1/event.proto\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x04\n" +
+	"\x1cclara/ingest/v1/ingest.proto\x12\x0fclara.ingest.v1\x1a\x1aclara/event/v1/event.proto\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x04\n" +
 	"\n" +
 	"Collection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
@@ -2201,7 +2210,10 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\x06pinned\x18\x0e \x01(\bR\x06pinned\x12\x10\n" +
 	"\x03uid\x18\x0f \x01(\tR\x03uid\x12\x19\n" +
 	"\bnext_job\x18\x10 \x01(\tR\anextJob\x122\n" +
-	"\aretired\x18\x11 \x03(\v2\x18.clara.ingest.v1.RetiredR\aretired\"O\n" +
+	"\aretired\x18\x11 \x03(\v2\x18.clara.ingest.v1.RetiredR\aretired\x12\x1e\n" +
+	"\n" +
+	"activation\x18\x12 \x01(\x03R\n" +
+	"activation\"O\n" +
 	"\aRetired\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\tR\x05index\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x8e\x01\n" +
