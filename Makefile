@@ -76,6 +76,16 @@ contract: ## run the index suite on a real Qdrant: make contract QDRANT_ADDR=127
 	@test -n "$(QDRANT_ADDR)" || { echo "usage: make contract QDRANT_ADDR=host:6334"; exit 2; }
 	QDRANT_ADDR=$(QDRANT_ADDR) go test -count=1 -run Contract ./libs/index/...
 
+KILLS ?= 100
+SEED ?= 1
+.PHONY: crash
+crash: deps ## kill the suite and single services at random while they work: make crash KILLS=100 SEED=1
+	CRASH_KILLS=$(KILLS) CRASH_SEED=$(SEED) go test -count=1 -timeout 60m -v -run '^TestCrash$$' ./services/clara/internal/e2e
+
+.PHONY: test-slow
+test-slow: deps ## what takes long: 5,000 pages, 200 MB of text, memory over 10,000 passages
+	CLARA_SLOW=1 go test -count=1 -timeout 30m -v -run '^Test(BadInput|Memory)$$' ./services/clara/internal/e2e
+
 # Benchmarks print ratios measured in one run. Run them on a quiet machine.
 .PHONY: bench-index bench-events bench-compress bench-generate bench-tokenizer bench-extract
 bench-index: ## exact search over 10,000 memories of 9,216 dims, beside a plain read of the bytes

@@ -242,7 +242,9 @@ func pdf(pages int, password []byte) []byte {
 	object("<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>")
 	for i := range pages {
 		object(fmt.Sprintf("<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Resources<</Font<</F 3 0 R>>>>/Contents %d 0 R>>", 5+2*i))
-		text := crypt(5+2*i, []byte(fmt.Sprintf("BT /F 12 Tf 72 700 Td (The quay of page %d has %d bollards and one crane.) Tj ET", i+1, i*3+1)))
+		// Not in the same place on every page: that would be a running title.
+		text := crypt(5+2*i, []byte(fmt.Sprintf("BT /F 12 Tf 72 %d Td (The quay of page %d has %d bollards and one crane.) Tj 0 -60 Td (%s) Tj ET",
+			700-i*37%400, i+1, i*3+1, strings.Repeat(fmt.Sprintf("Ship %d is late. ", i*i), 2+i%3))))
 		object(fmt.Sprintf("<</Length %d>>stream\n%s\nendstream", len(text), text))
 	}
 	encrypt := ""

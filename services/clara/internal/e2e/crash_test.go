@@ -113,7 +113,7 @@ func (f *fleet) crash(kills int, seed uint64) {
 	}
 	f.activate(tinyBase(t))
 
-	w := &workload{fleet: f, rng: rand.New(rand.NewPCG(seed, 2)), facts: map[int]*fact{}}
+	w := &workload{fleet: f, rng: rand.New(rand.NewPCG(seed, 2)), facts: map[int]*fact{}, broken: map[string]int{}}
 	working, stop := context.WithCancel(ctx)
 	var busy sync.WaitGroup
 	busy.Go(func() { w.work(working) })
@@ -139,7 +139,7 @@ func (f *fleet) crash(kills int, seed uint64) {
 	busy.Wait()
 	begin := time.Now()
 	w.verify()
-	t.Logf("seed %d: %d kills, %d uploads, %d deletions, %d rereadings in %d jobs, %d searches, %d answers (%d ended with an error), settled after %.1f s; %d documents given up",
+	t.Logf("seed %d: %d kills, %d uploads, %d deletions, %d rereadings in %d jobs, %d searches, %d answers (ended with an error: %v), settled after %.1f s; %d documents given up",
 		seed, kills, w.uploads, w.deletions, w.rereads, len(w.jobNames), w.searches, w.answered, w.broken, time.Since(begin).Seconds(), w.givenUp)
 }
 
@@ -180,7 +180,8 @@ type workload struct {
 	facts    map[int]*fact
 	jobNames []string
 
-	uploads, deletions, rereads, searches, answered, broken, givenUp int
+	uploads, deletions, rereads, searches, answered, givenUp int
+	broken                                                   map[string]int // answers that ended with an error, by kind
 }
 
 const (
@@ -372,7 +373,10 @@ func (w *workload) ask(ctx context.Context, rng *rand.Rand) {
 			found, done, err = w.answer(ctx, question, mode, contexts[rng.IntN(len(contexts))])
 			w.answered++
 			if err != nil {
-				w.broken++
+				kind := clara.KindOf(err)
+				if w.broken[kind.String()]++; kind == clara.Internal {
+					w.t.Logf("an answer ended with: %v", err)
+				}
 			} else if !done {
 				w.t.Errorf("an answer ended without a word: %d passages", len(found))
 			}
