@@ -455,3 +455,20 @@ func TestLateActivation(t *testing.T) {
 	assert.Equal(t, "models/second", c.Model)
 	assert.Empty(t, c.NextIndex)
 }
+
+func TestJobEndsWhenItsDocumentIsTakenOver(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.compressor.mu.Lock()
+	s.compressor.fail = clara.Errorf(clara.Unavailable, "away")
+	s.compressor.mu.Unlock()
+	first, second := s.start("over"), s.start("over")
+	d, err := s.upload("over", "a.md", "# One\n\nThe first text.\n", first.Name)
+	require.NoError(t, err)
+	_, err = s.upload("over", "a.md", "# Two\n\nThe second text.\n", second.Name)
+	require.NoError(t, err)
+	assert.Equal(t, jobv1.Job_STATE_CANCELLED, s.finish(first.Name).State, "another job has its only document")
+	_, err = s.Ingest.DeleteDocument(t.Context(), &ingestv1.DeleteDocumentRequest{Name: d.Name})
+	require.NoError(t, err)
+	assert.Equal(t, jobv1.Job_STATE_CANCELLED, s.finish(second.Name).State, "its only document was deleted")
+}
