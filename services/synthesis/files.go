@@ -89,6 +89,15 @@ type Use struct {
 	MiniLM string
 }
 
+// Check reports whether there is a model to write with, before any work is done. State, NotFound.
+func (m *Models) Check(u Use) error {
+	e, err := m.set.Get(u.Endpoint)
+	if err == nil && u.Model == "" && e.Model == "" {
+		err = clara.Errorf(clara.State, "endpoint %s: no model is named: set MODEL", e.Name)
+	}
+	return err
+}
+
 // Describe has pictures described by the vision model, or their text read where there is none. done is called after
 // each. The results until an error that stopped the work are good and stored.
 func (m *Models) Describe(ctx context.Context, u Use, store results.Store, pictures []Picture, done func()) ([]Description, error) {

@@ -293,6 +293,9 @@ func (b *DataBuild) Run(ctx context.Context, e *Env) error {
 		return err
 	}
 	defer m.close()
+	if err := m.models.Check(m.use); err != nil {
+		return err // before hours of reading
+	}
 	w := newWork(e, b.Extraction)
 	defer w.close()
 	docs, err := w.extract(ctx, files, knowledge)

@@ -134,7 +134,7 @@ func (c *Card) Markdown() []byte {
 	if c.Complete {
 		line("Complete: every chunk was asked about.\n")
 	} else {
-		line("**Not complete**: %d parts failed or were not reached. %s Build again to go on where this stopped.\n", len(c.Failures)+c.Chunks.Failed, cell(c.Stopped))
+		line("**Not complete**: %d parts failed or were not reached. %s Build again to go on where this stopped.\n", max(len(c.Failures), c.Chunks.Failed), cell(c.Stopped))
 	}
 	line("| what | value |\n| --- | --- |")
 	for _, row := range [][2]string{
