@@ -80,7 +80,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "clara: stopped")
 		return 130
 	default:
-		fmt.Fprintln(os.Stderr, "clara:", err)
+		fmt.Fprintln(os.Stderr, "clara:", env.Explain(err))
 		return 1
 	}
 }

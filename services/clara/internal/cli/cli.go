@@ -3,16 +3,20 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
-	"text/tabwriter"
+	"unicode"
 
+	"github.com/rivo/uniseg"
 	"golang.org/x/term"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/config"
 	"github.com/clara-suite/clara/libs/rpc"
 	"github.com/clara-suite/clara/proto/gen/clara/generator/v1/generatorv1connect"
@@ -80,6 +84,15 @@ func (e *Env) models() (modelv1connect.ModelServiceClient, error) {
 	return modelv1connect.NewModelServiceClient(c.HTTP, c.URL, c.Options()...), nil
 }
 
+// Explain adds the way out to the error of a call that found nobody at the address. Every other error it returns as it is.
+func (e *Env) Explain(err error) error {
+	var dial *net.OpError
+	if !errors.As(err, &dial) || dial.Op != "dial" {
+		return err
+	}
+	return clara.Errorf(clara.Unavailable, "%w; is the suite running there? Start it with clara up, or give its address with --addr", err)
+}
+
 // print writes messages as JSON lines if asked to, else calls human.
 func (e *Env) print(human func(w io.Writer), messages ...proto.Message) error {
 	if !e.JSON {
@@ -104,14 +117,58 @@ func (e *Env) print(human func(w io.Writer), messages ...proto.Message) error {
 	return nil
 }
 
-// table writes aligned rows under a header.
+// table writes rows under a header, aligned by the cells that a terminal gives each character: two for Chinese.
+// What would break a row, such as the lines of an error, becomes blanks.
 func table(w io.Writer, header []string, rows [][]string) {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, strings.Join(header, "\t"))
-	for _, r := range rows {
-		fmt.Fprintln(t, strings.Join(r, "\t"))
+	lines := make([][]string, 0, len(rows)+1)
+	widths := make([]int, len(header))
+	for _, row := range append([][]string{header}, rows...) {
+		line := make([]string, len(row))
+		for i, cell := range row {
+			line[i] = oneLine(cell)
+			if i < len(widths) {
+				widths[i] = max(widths[i], uniseg.StringWidth(line[i]))
+			}
+		}
+		lines = append(lines, line)
 	}
-	t.Flush()
+	for _, line := range lines {
+		var b strings.Builder
+		for i, cell := range line {
+			b.WriteString(cell)
+			if i < len(line)-1 && i < len(widths) {
+				b.WriteString(strings.Repeat(" ", widths[i]+2-uniseg.StringWidth(cell)))
+			}
+		}
+		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
+	}
+}
+
+// oneLine makes blanks of what would move a terminal's cursor: file names and errors come from anywhere.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// pad fills s with blanks up to width cells.
+func pad(s string, width int) string {
+	return s + strings.Repeat(" ", max(0, width-uniseg.StringWidth(s)))
+}
+
+// clip cuts s to width cells.
+func clip(s string, width int) string {
+	used, end := 0, 0
+	for g := uniseg.NewGraphemes(s); g.Next(); {
+		if used += g.Width(); used > width {
+			return s[:end]
+		}
+		_, end = g.Positions()
+	}
+	return s
 }
 
 // collection turns what a user types into a resource name.

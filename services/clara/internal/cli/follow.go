@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +45,7 @@ func (e *Env) follow(ctx context.Context, job *jobv1.Job, detach bool, local []f
 		}
 		return err
 	}
+	local = untold(job, local)
 	if err := e.print(func(w io.Writer) { summary(w, job, local) }, job); err != nil {
 		return err
 	}
@@ -58,6 +60,21 @@ func (e *Env) follow(ctx context.Context, job *jobv1.Job, detach bool, local []f
 	return nil
 }
 
+// untold leaves out what is an item of the job already: a file that the service refused.
+func untold(j *jobv1.Job, local []failure) []failure {
+	known := map[string]bool{}
+	for _, i := range j.Items {
+		known[i.Label] = true
+	}
+	var out []failure
+	for _, f := range local {
+		if !known[f.label] {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // ErrPartial says that some items of a job failed or were done in part; the table has said which.
 var ErrPartial = clara.Errorf(clara.State, "done in part")
 
@@ -66,10 +83,10 @@ func jobState(s jobv1.Job_State) string {
 }
 
 func done(p *jobv1.Progress) string {
-	if p == nil {
+	switch {
+	case p == nil, p.Total == 0 && p.Done == 0: // nothing is known yet
 		return ""
-	}
-	if p.Total == 0 {
+	case p.Total == 0:
 		return fmt.Sprintf("%d %s", p.Done, p.Unit)
 	}
 	return fmt.Sprintf("%d of %d %s", p.Done, p.Total, p.Unit)
@@ -80,9 +97,13 @@ func summary(w io.Writer, j *jobv1.Job, local []failure) {
 		itemTable(w, j, local)
 		fmt.Fprintln(w)
 	}
-	took := ""
-	if j.StartTime != nil && j.EndTime != nil {
-		took = fmt.Sprintf(" in %.1f s", j.EndTime.AsTime().Sub(j.StartTime.AsTime()).Seconds())
+	// The first time counts from when the user asked, with the uploads; a retry counts from its own start.
+	took, begin := "", j.CreateTime
+	if j.Attempt > 1 {
+		begin = j.StartTime
+	}
+	if begin != nil && j.EndTime != nil {
+		took = fmt.Sprintf(" in %.1f s", j.EndTime.AsTime().Sub(begin.AsTime()).Seconds())
 	}
 	if j.ItemCount > 0 || len(local) > 0 {
 		fmt.Fprintf(w, "%s: %d done, %d in part, %d failed%s\n", j.Name, j.DoneCount, j.PartialCount, j.FailedCount+int64(len(local)), took)
@@ -97,17 +118,34 @@ func summary(w io.Writer, j *jobv1.Job, local []failure) {
 
 // itemTable lists a job's items: what was done, in part, and failed, with the reason for each.
 func itemTable(w io.Writer, j *jobv1.Job, local []failure) {
+	what, unit := "FILE", "passages"
+	if j.Type == "activate" {
+		what, unit = "COLLECTION", "documents"
+	}
 	var rows [][]string
 	for _, i := range j.Items {
-		rows = append(rows, []string{i.Label, itemState(i.State), done(i.Progress), i.Error})
+		rows = append(rows, []string{i.Label, itemState(i.State), bare(i.Progress, unit), i.Error})
 	}
 	for _, f := range local {
 		rows = append(rows, []string{f.label, "failed", "", f.reason})
 	}
-	table(w, []string{"FILE", "RESULT", "PASSAGES", "REASON"}, rows)
+	table(w, []string{what, "RESULT", strings.ToUpper(unit), "REASON"}, rows)
 	if n := j.ItemCount - int64(len(j.Items)); n > 0 {
 		fmt.Fprintf(w, "and %d more; clara jobs show %s --json has all that are kept\n", n, short(j.Name))
 	}
+}
+
+// bare is an item's progress under a heading that names the unit already.
+func bare(p *jobv1.Progress, unit string) string {
+	switch {
+	case p == nil, p.Total == 0 && p.Done == 0:
+		return ""
+	case p.Unit != unit:
+		return done(p)
+	case p.Total == 0 || p.Done == p.Total:
+		return fmt.Sprint(p.Done)
+	}
+	return fmt.Sprintf("%d of %d", p.Done, p.Total)
 }
 
 func itemState(s jobv1.Job_State) string {
@@ -148,17 +186,13 @@ func (p *progress) update(j *jobv1.Job) {
 	var lines []string
 	for _, i := range j.Items {
 		if i.State == jobv1.Job_STATE_RUNNING && len(lines) < 8 {
-			lines = append(lines, fmt.Sprintf("  %-32s %-12s %s", filepath.Base(i.Label), i.Stage, pace(i.Progress)))
+			lines = append(lines, fmt.Sprintf("  %s %-12s %s", pad(clip(filepath.Base(i.Label), 32), 32), i.Stage, pace(i.Progress)))
 		}
 	}
 	lines = append(lines, fmt.Sprintf("%s %s %s", bar(j.Progress, 24), jobState(j.State), pace(j.Progress)))
 	p.clear()
 	for _, l := range lines {
-		r := []rune(l)
-		if len(r) > p.width-1 {
-			r = r[:p.width-1]
-		}
-		fmt.Fprintln(p.w, string(r))
+		fmt.Fprintln(p.w, clip(l, p.width-1))
 	}
 	p.lines = len(lines)
 }
@@ -176,16 +210,16 @@ func (p *progress) tell(j *jobv1.Job) {
 		case jobv1.Job_STATE_UNSPECIFIED, jobv1.Job_STATE_PENDING, jobv1.Job_STATE_RUNNING:
 		}
 	}
-	line := jobState(j.State) + " " + pace(j.Progress)
+	line := joined(", ", jobState(j.State), pace(j.Progress))
 	for _, i := range j.Items {
 		if i.State == jobv1.Job_STATE_RUNNING {
-			line += "; " + i.Label + ": " + pace(i.Progress)
+			line += "; " + i.Label + colon(joined(", ", i.Stage, pace(i.Progress)))
 			break
 		}
 	}
 	if now := time.Now(); now.Sub(p.last) >= 2*time.Second && j.EndTime == nil && line != p.line {
 		p.last, p.line = now, line
-		fmt.Fprintln(p.w, strings.TrimSpace(line))
+		fmt.Fprintln(p.w, line)
 	}
 }
 
@@ -221,15 +255,17 @@ func pace(p *jobv1.Progress) string {
 	if p == nil {
 		return ""
 	}
-	s := done(p)
-	if p.Stage != "" {
-		s = p.Stage + ", " + s
-	}
+	rate, left := "", ""
 	if p.Rate > 0 {
-		s += fmt.Sprintf(", %.1f/s", p.Rate)
+		rate = fmt.Sprintf("%.1f/s", p.Rate)
 	}
 	if p.RemainingSeconds > 0 {
-		s += ", " + (time.Duration(p.RemainingSeconds) * time.Second).String() + " left"
+		left = (time.Duration(p.RemainingSeconds) * time.Second).String() + " left"
 	}
-	return s
+	return joined(", ", p.Stage, done(p), rate, left)
+}
+
+// joined puts sep between the parts that say something.
+func joined(sep string, parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), sep)
 }

@@ -17,7 +17,7 @@ import (
 
 // Ingest takes files and folders into a collection.
 type Ingest struct {
-	Path       []string `arg:"" help:"Files and folders; folders with all below them, hidden files left out."`
+	Path       []string `arg:"" help:"Files and folders; folders with all below them, hidden files and links left out."`
 	Collection string   `help:"Collection; made if it is not there." short:"c" env:"CLARA_COLLECTION" default:"default"`
 	Password   string   `help:"Password of encrypted files."`
 	Detach     bool     `help:"Do not wait until everything is searchable."`
@@ -49,8 +49,7 @@ func (i *Ingest) Run(ctx context.Context, e *Env) error {
 			failed = append(failed, failure{f.label, err.Error()})
 		}
 		if width, ok := isTerminal(e.Err); ok && !e.JSON {
-			line := []rune(fmt.Sprintf("uploaded %d of %d: %s", n+1, len(files), f.label))
-			fmt.Fprintf(e.Err, "\r\x1b[2K%s", string(line[:min(len(line), width-1)]))
+			fmt.Fprintf(e.Err, "\r\x1b[2K%s", clip(fmt.Sprintf("uploaded %d of %d: %s", n+1, len(files), f.label), width-1))
 		}
 	}
 	if _, ok := isTerminal(e.Err); ok && !e.JSON {
@@ -59,18 +58,7 @@ func (i *Ingest) Run(ctx context.Context, e *Env) error {
 	if job, err = client.FinishIngest(ctx, &ingestv1.FinishIngestRequest{Name: job.Name}); err != nil {
 		return err
 	}
-	// What the service refused is an item of the job already; only what never got there is ours to tell.
-	local := failed[:0]
-	known := map[string]bool{}
-	for _, item := range job.Items {
-		known[item.Label] = true
-	}
-	for _, f := range failed {
-		if !known[f.label] {
-			local = append(local, f)
-		}
-	}
-	return e.follow(ctx, job, i.Detach, local)
+	return e.follow(ctx, job, i.Detach, failed)
 }
 
 // file is one file to take in.
@@ -79,13 +67,16 @@ type file struct {
 	label string // as the user will see it: relative to what was named
 }
 
-// listFiles finds the regular files below the paths. Hidden files are left out unless named themselves.
+// listFiles finds the regular files below the paths. Hidden files and links are left out unless named themselves.
 func listFiles(paths []string) ([]file, error) {
 	var out []file
 	for _, root := range paths {
 		info, err := os.Stat(root)
 		if err != nil {
-			return nil, clara.Errorf(clara.NotFound, "find %s: %w", root, err)
+			return nil, clara.Errorf(clara.NotFound, "find files: %w", err)
+		}
+		if !info.IsDir() && !info.Mode().IsRegular() { // opening a pipe would wait for its writer
+			return nil, clara.Errorf(clara.Invalid, "%s is neither a file nor a folder", root)
 		}
 		if !info.IsDir() {
 			out = append(out, file{root, filepath.Base(root)})

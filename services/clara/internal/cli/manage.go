@@ -140,11 +140,16 @@ type Docs struct {
 
 // DocsList lists documents.
 type DocsList struct {
+	Name       string `arg:"" optional:"" help:"Collection, in place of --collection." placeholder:"COLLECTION"`
 	Collection string `help:"Collection." short:"c" env:"CLARA_COLLECTION" default:"default"`
 }
 
 // Run prints a row a document.
 func (d *DocsList) Run(ctx context.Context, e *Env) error {
+	parent := d.Collection
+	if d.Name != "" {
+		parent = d.Name
+	}
 	client, err := e.ingest()
 	if err != nil {
 		return err
@@ -152,7 +157,7 @@ func (d *DocsList) Run(ctx context.Context, e *Env) error {
 	var rows [][]string
 	var all []proto.Message
 	err = pages(ctx, func(token string) (string, error) {
-		r, err := client.ListDocuments(ctx, &ingestv1.ListDocumentsRequest{Parent: collection(d.Collection), PageToken: token})
+		r, err := client.ListDocuments(ctx, &ingestv1.ListDocumentsRequest{Parent: collection(parent), PageToken: token})
 		if err != nil {
 			return "", err
 		}
@@ -523,13 +528,21 @@ func (m *ModelsShow) Run(ctx context.Context, e *Env) error {
 		return err
 	}
 	return e.print(func(w io.Writer) {
-		table(w, []string{"FIELD", "VALUE"}, [][]string{
+		rows := [][]string{
 			{"name", r.Name}, {"active", yes(r.Active)}, {"family", r.Family}, {"source", r.Source}, {"parameters", count(r.Parameters)},
-			{"memory tokens (m)", fmt.Sprint(r.MemoryTokens)}, {"hidden size (H)", fmt.Sprint(r.Hidden)}, {"document tokens", fmt.Sprint(r.DocMaxLength)},
-			{"compress rate", fmt.Sprint(r.CompressRate)}, {"passages read (k)", fmt.Sprint(r.GenerationTopK)}, {"context tokens", fmt.Sprint(r.ContextLength)},
-			{"adapters", strings.Join(r.Adapters, ", ")}, {"size", size(r.SizeBytes)}, {"digest", r.Digest}, {"base", r.BaseHash},
-			{"encoder", r.EncoderHash}, {"tokenizer", r.TokenizerHash}, {"created", stamp(r.CreateTime)},
-		})
+			{"hidden size (H)", fmt.Sprint(r.Hidden)}, {"context tokens", fmt.Sprint(r.ContextLength)},
+		}
+		if len(r.Adapters) == 0 {
+			rows = append(rows, []string{"adapters", "none: passages are read as text, found by words"})
+		} else {
+			rows = append(rows, [][]string{
+				{"adapters", strings.Join(r.Adapters, ", ")}, {"memory tokens (m)", fmt.Sprint(r.MemoryTokens)}, {"document tokens", fmt.Sprint(r.DocMaxLength)},
+				{"compress rate", fmt.Sprint(r.CompressRate)}, {"passages read (k)", fmt.Sprint(r.GenerationTopK)}, {"encoder", r.EncoderHash},
+			}...)
+		}
+		table(w, []string{"FIELD", "VALUE"}, append(rows, [][]string{
+			{"size", size(r.SizeBytes)}, {"digest", r.Digest}, {"base", r.BaseHash}, {"tokenizer", r.TokenizerHash}, {"created", stamp(r.CreateTime)},
+		}...))
 	}, r)
 }
 

@@ -5,10 +5,12 @@ package embed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -55,6 +57,9 @@ func StartNATS(ctx context.Context, o NATSOptions) (*NATS, error) {
 		}
 		// The server itself would only log a port in use and stop; a look first gives the clear error.
 		l, err := net.Listen("tcp", o.Listen)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, clara.Errorf(clara.State, "listen on %s for NATS: the port is in use by another program; stop it or choose another with --nats-listen", o.Listen)
+		}
 		if err != nil {
 			return nil, clara.Errorf(clara.State, "listen on %s for NATS: %w; give another address with --nats-listen", o.Listen, err)
 		}

@@ -1,0 +1,136 @@
+package cli
+
+import (
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/clara-suite/clara/libs/clara"
+	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
+)
+
+func TestTableAlignsByCells(t *testing.T) {
+	var b strings.Builder
+	table(&b, []string{"FILE", "RESULT", "REASON"}, [][]string{
+		{"welcome.md", "done", ""},
+		{"产品手册.md", "failed", "line 1\nline 2\x1b[2J"},
+		{"a  b.md", "in part", "page 3"},
+	})
+	assert.Equal(t, `FILE         RESULT   REASON
+welcome.md   done
+产品手册.md  failed   line 1 line 2 [2J
+a  b.md      in part  page 3
+`, b.String())
+}
+
+func TestClip(t *testing.T) {
+	for _, c := range []struct {
+		name, in string
+		width    int
+		want     string
+	}{
+		{"fits", "abc", 3, "abc"},
+		{"latin", "abcd", 3, "abc"},
+		{"no half of a wide character", "产品手册", 5, "产品"},
+		{"accent stays with its letter", "cafe\u0301s", 4, "cafe\u0301"},
+		{"nothing", "abc", 0, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) { assert.Equal(t, c.want, clip(c.in, c.width)) })
+	}
+	assert.Equal(t, "产品  ", pad("产品", 6))
+}
+
+func TestPace(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		in   *jobv1.Progress
+		want string
+	}{
+		{"none", nil, ""},
+		{"nothing known yet", &jobv1.Progress{Unit: "documents"}, ""},
+		{"stage alone", &jobv1.Progress{Stage: "hashes"}, "hashes"},
+		{"no total", &jobv1.Progress{Done: 6, Unit: "steps", Stage: "hashes"}, "hashes, 6 steps"},
+		{"all", &jobv1.Progress{Done: 2, Total: 4, Unit: "passages", Rate: 1.5, RemainingSeconds: 3}, "2 of 4 passages, 1.5/s, 3s left"},
+	} {
+		t.Run(c.name, func(t *testing.T) { assert.Equal(t, c.want, pace(c.in)) })
+	}
+}
+
+func TestProgressWithoutTerminal(t *testing.T) {
+	var b strings.Builder
+	p := newProgress(&b, false)
+	p.update(&jobv1.Job{State: jobv1.Job_STATE_RUNNING, Progress: &jobv1.Progress{Total: 2, Unit: "documents"}, Items: []*jobv1.Item{
+		{Name: "a", Label: "a.md", State: jobv1.Job_STATE_FAILED, Error: "a.md is empty"},
+		{Name: "b", Label: "b.pdf", State: jobv1.Job_STATE_RUNNING, Stage: "extract", Progress: &jobv1.Progress{Done: 3, Total: 9, Unit: "pages"}},
+	}})
+	assert.Equal(t, "a.md: failed: a.md is empty\nrunning, 0 of 2 documents; b.pdf: extract, 3 of 9 pages\n", b.String())
+}
+
+func TestSummary(t *testing.T) {
+	created := time.Unix(1e9, 0)
+	job := &jobv1.Job{
+		Name: "jobs/x", State: jobv1.Job_STATE_PARTIAL, ItemCount: 2, DoneCount: 1, FailedCount: 1, Attempt: 1,
+		CreateTime: timestamppb.New(created), StartTime: timestamppb.New(created.Add(2 * time.Second)), EndTime: timestamppb.New(created.Add(3 * time.Second)),
+		Items: []*jobv1.Item{
+			{Label: "empty.txt", State: jobv1.Job_STATE_FAILED, Error: "empty.txt is empty"},
+			{Label: "a.md", State: jobv1.Job_STATE_SUCCEEDED, Progress: &jobv1.Progress{Done: 4, Total: 4, Unit: "passages"}},
+		},
+	}
+	// The service has refused empty.txt and keeps it as an item; gone.txt has never reached it.
+	local := untold(job, []failure{{"empty.txt", "empty.txt is empty"}, {"gone.txt", "open: no such file"}})
+	var b strings.Builder
+	summary(&b, job, local)
+	assert.Equal(t, `FILE       RESULT  PASSAGES  REASON
+empty.txt  failed            empty.txt is empty
+a.md       done    4
+gone.txt   failed            open: no such file
+
+jobs/x: 1 done, 0 in part, 2 failed in 3.0 s
+`, b.String())
+}
+
+func TestItemTableOfAnActivation(t *testing.T) {
+	var b strings.Builder
+	itemTable(&b, &jobv1.Job{Type: "activate", Items: []*jobv1.Item{
+		{Label: "handbook", State: jobv1.Job_STATE_SUCCEEDED, Progress: &jobv1.Progress{Done: 10, Total: 10, Unit: "documents"}},
+		{Label: "other", State: jobv1.Job_STATE_RUNNING, Progress: &jobv1.Progress{Done: 1, Total: 3, Unit: "documents"}},
+	}}, nil)
+	assert.Equal(t, `COLLECTION  RESULT   DOCUMENTS  REASON
+handbook    done     10
+other       running  1 of 3
+`, b.String())
+}
+
+func TestListFilesRefusesPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	_, err := listFiles([]string{pipe})
+	require.ErrorContains(t, err, pipe+" is neither a file nor a folder")
+	assert.Equal(t, clara.Invalid, clara.KindOf(err))
+	_, err = listFiles([]string{pipe + "x"})
+	require.ErrorContains(t, err, pipe+"x: no such file or directory")
+	assert.Equal(t, clara.NotFound, clara.KindOf(err))
+}
+
+func TestExplainUnreachedService(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := l.Addr().String()
+	require.NoError(t, l.Close())
+	e := &Env{Services: Services{Addr: "http://" + addr}, Out: io.Discard, Err: io.Discard}
+	err = e.Explain((&DocsList{Collection: "x"}).Run(t.Context(), e))
+	require.ErrorContains(t, err, addr)
+	assert.ErrorContains(t, err, "clara up")
+	assert.Equal(t, clara.Unavailable, clara.KindOf(err))
+	other := errors.New("other")
+	assert.Equal(t, other, e.Explain(other))
+}
