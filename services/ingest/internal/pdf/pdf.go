@@ -334,20 +334,31 @@ func (w *worker) run(jobs <-chan *task) {
 			w.in.close()
 		}
 	}()
-	for t := range jobs {
-		t.layout, t.images, t.err = w.read(t.index)
+	for {
+		// An instance first, then a page: a worker that held a page while it waited for an instance would hold up
+		// its document, whose other worker keeps the instance that another document waits for in the same way.
+		var openErr error
+		if w.in == nil {
+			w.pages = nil
+			if w.in, openErr = w.openInstance(w.ctx); openErr != nil && w.ctx.Err() != nil {
+				return
+			}
+		}
+		t, ok := <-jobs
+		if !ok {
+			return
+		}
+		if openErr != nil {
+			t.err = openErr
+		} else {
+			t.layout, t.images, t.err = w.read(t.index)
+		}
 		close(t.done)
 	}
 }
 
+// read reads a page with the worker's instance, and drops the instance if the page broke it.
 func (w *worker) read(index int) (l *layout, images []imageData, err error) {
-	if w.in == nil {
-		in, err := w.openInstance(w.ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		w.in, w.pages = in, nil
-	}
 	in := w.in
 	var page uint64
 	var s *source

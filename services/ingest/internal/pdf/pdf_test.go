@@ -410,6 +410,29 @@ func TestConcurrentReads(t *testing.T) {
 	wg.Wait()
 }
 
+// TestLongDocumentsSideBySide reads documents that each want all instances there are.
+func TestLongDocumentsSideBySide(t *testing.T) {
+	w := &writer{}
+	for range 40 {
+		w.page()
+		w.paragraph(1, 10, 72, 300, prose...)
+	}
+	data := w.bytes()
+	r := newReader(t, pdf.Config{Workers: 2})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			d, err := r.Read(ctx, bytes.NewReader(data), int64(len(data)), doc.Options{})
+			if assert.NoError(t, err) {
+				assert.Equal(t, doc.Done, d.State())
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestCancel(t *testing.T) {
 	w := &writer{}
 	for range 50 {
