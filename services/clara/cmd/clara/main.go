@@ -35,6 +35,8 @@ type program struct {
 	Eval        cli.Eval        `cmd:"" help:"Measure a model on questions with known answers."`
 	Generate    cli.Generate    `cmd:"" help:"Paraphrase, answer and select without a collection."`
 	Verify      cli.Verify      `cmd:"" help:"Compare this build with a folder of reference figures."`
+	Extract     cli.Extract     `cmd:"" help:"Read files as Markdown, without any service."`
+	Data        cli.Data        `cmd:"" help:"Make training data from raw files, and check it."`
 	Events      cli.Events      `cmd:"" help:"Publish events and look after those that were given up."`
 	Index       cli.Index       `cmd:"" help:"Serve the embedded index alone."`
 	Gateway     gateway.Cmd     `cmd:"" help:"One address for services that run as containers."`

@@ -31,12 +31,9 @@ func dropFurniture(pages []*layout) {
 			return false
 		})
 	}
-	for _, p := range pages {
-		if p == nil {
-			continue
-		}
+	drop := func(p *layout) func(l *line, it *item) bool {
 		numberAt := p.lonelyNumber()
-		p.edges(func(l *line, it *item) bool {
+		return func(l *line, _ *item) bool {
 			text := l.text()
 			k := key{int(l.base / 4), pattern(text)}
 			n := count[k]
@@ -54,7 +51,31 @@ func dropFurniture(pages []*layout) {
 				return true
 			}
 			return false
-		})
+		}
+	}
+	// Where heads and feet are all there is, such as on labels or in a series of forms, they are the text.
+	left := 0
+	for _, p := range pages {
+		if p != nil {
+			decide := drop(p)
+			for c := range p.columns {
+				left += len(p.columns[c].items)
+			}
+			p.edges(func(l *line, it *item) bool {
+				if decide(l, it) {
+					left--
+				}
+				return false
+			})
+		}
+	}
+	if left == 0 {
+		return
+	}
+	for _, p := range pages {
+		if p != nil {
+			p.edges(drop(p))
+		}
 	}
 }
 

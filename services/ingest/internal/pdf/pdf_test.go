@@ -410,6 +410,17 @@ func TestConcurrentReads(t *testing.T) {
 	wg.Wait()
 }
 
+// TestLabels reads a file whose pages hold nothing but a similar line at the same place.
+func TestLabels(t *testing.T) {
+	w := &writer{}
+	for i := range 8 {
+		w.page()
+		w.paragraph(1, 10, 72, 300, fmt.Sprintf("Crate number %d of 8", i+1))
+	}
+	d := read(t, newReader(t, pdf.Config{}), w.bytes(), doc.Options{})
+	assert.Contains(t, d.Markdown(), "Crate number 7 of 8")
+}
+
 // TestLongDocumentsSideBySide reads documents that each want all instances there are.
 func TestLongDocumentsSideBySide(t *testing.T) {
 	w := &writer{}
