@@ -43,6 +43,7 @@ import (
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 	"github.com/clara-suite/clara/proto/gen/clara/model/v1/modelv1connect"
 	"github.com/clara-suite/clara/proto/gen/clara/reranker/v1/rerankerv1connect"
+	"github.com/clara-suite/clara/proto/gen/clara/synthesis/v1/synthesisv1connect"
 )
 
 // Config is the settings that every service has.
@@ -167,7 +168,7 @@ func New(ctx context.Context, name string, tel telemetry.Config, server rpc.Conf
 	a.onStop("telemetry", t.Shutdown)
 	a.Server, err = rpc.NewServer(server, rpc.Options{
 		Log: a.Log, Tracer: t.Tracer, Meter: t.Meter, Propagator: t.Propagator, Metrics: t.Handler, Readiness: a.Ready,
-		Lists: []string{ingestv1connect.IngestServiceListCollectionsProcedure},
+		Lists: []string{ingestv1connect.IngestServiceListCollectionsProcedure, synthesisv1connect.SynthesisServiceListDatasetsProcedure},
 	})
 	return a, err
 }
