@@ -123,6 +123,7 @@ func TestYAMLFaults(t *testing.T) {
 		{"misspelt", "ingest:\n  raw_dri: x\n", []string{"c.yaml:2", `unknown key "ingest_raw_dri"`, `did you mean "ingest_raw_dir"?`}},
 		{"without its group", "raw_dir: x\n", []string{"c.yaml:1", `did you mean "ingest_raw_dir"?`}},
 		{"far from all", "ingest:\n  limit: 1\nqqqqqqqqqqqqqqq: 2\n", []string{"c.yaml:3", `unknown key "qqqqqqqqqqqqqqq"`}},
+		{"short and far from all", "up:\n  listen: x\n", []string{`unknown key "up"; --print-config lists the keys`}},
 		{"two at once", "a_b: 1\nzz: 2\n", []string{"c.yaml:1", "c.yaml:2"}},
 		{"twice", "ingest: {limit: 1}\ningest-limit: 2\n", []string{"c.yaml:2", "already set in line 1"}},
 		{"list for one value", "ingest:\n  limit: [1, 2]\n", []string{"takes one value"}},

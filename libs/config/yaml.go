@@ -173,7 +173,7 @@ func nearest(name string, flags map[string]*kong.Flag) string {
 		if strings.HasSuffix(n, "-"+name) {
 			d = 1
 		}
-		if d < bestDist {
+		if d < bestDist && d < len(name) { // something of the name is left
 			best, bestDist = n, d
 		}
 	}

@@ -139,8 +139,9 @@ func (c *Conn) dial(ctx context.Context, cfg Config, opts Options) error {
 		nats.PingInterval(20 * time.Second),
 		nats.Timeout(5 * time.Second),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err == nil {
-				err = errors.New("connection closed")
+			if err == nil { // closed by this side
+				state(errors.New("nats: connection closed"))
+				return
 			}
 			c.log.Warn("nats connection lost", "err", err)
 			state(fmt.Errorf("nats: %w", err))

@@ -172,12 +172,13 @@ func (s serverErrors) finish(ctx context.Context, procedure string, begin time.T
 		return nil
 	}
 	out := toWire(ctx, err)
+	// What a caller got wrong is the caller's to know: services ask each other for things that may not be there.
 	level := slog.LevelWarn
 	switch out.Code() {
 	case connect.CodeInternal, connect.CodeUnknown, connect.CodeDataLoss:
 		level = slog.LevelError
 	case connect.CodeInvalidArgument, connect.CodeNotFound, connect.CodeAlreadyExists, connect.CodeCanceled, connect.CodeUnimplemented:
-		level = slog.LevelInfo
+		level = slog.LevelDebug
 	}
 	s.log.Log(ctx, level, "rpc failed", "procedure", procedure, "code", out.Code().String(), "took", time.Since(begin), "err", err)
 	return out

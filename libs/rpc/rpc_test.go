@@ -153,6 +153,35 @@ func TestPanicsAreHidden(t *testing.T) {
 	assert.Contains(t, log.String(), "rpc_test.go", "the log has the stack")
 }
 
+// Services ask each other for what may not be there, every few seconds: that is no news for the log.
+func TestLogLevels(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		fault  error
+		logged string
+	}{
+		{"not there", clara.Errorf(clara.NotFound, "no model is active"), ""},
+		{"wrong", clara.Errorf(clara.Invalid, "the question is empty"), ""},
+		{"not ready", clara.Errorf(clara.State, "no model is loaded"), "level=WARN"},
+		{"not allowed", clara.Errorf(clara.Denied, "not yours"), "level=WARN"},
+		{"ours", errors.New("disk"), "level=ERROR"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var log bytes.Buffer
+			s, err := rpctest.Serve(t, rpc.Config{}, rpc.Options{Log: slog.New(slog.NewTextHandler(&log, nil))},
+				mount(jobs{get: func(context.Context, string) (*jobv1.Job, error) { return nil, c.fault }})).Client(rpc.ClientConfig{}, rpc.ClientOptions{})
+			require.NoError(t, err)
+			_, err = client(s).GetJob(t.Context(), &jobv1.GetJobRequest{})
+			require.Error(t, err)
+			if c.logged == "" {
+				assert.Empty(t, log.String())
+				return
+			}
+			assert.Contains(t, log.String(), c.logged)
+		})
+	}
+}
+
 func TestTraceCrossesTheWire(t *testing.T) {
 	var got trace.TraceID
 	s := rpctest.Serve(t, rpc.Config{}, rpc.Options{Tracer: sdktrace.NewTracerProvider()}, mount(jobs{get: func(ctx context.Context, _ string) (*jobv1.Job, error) {

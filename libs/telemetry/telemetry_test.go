@@ -34,11 +34,12 @@ func TestMetricsAndLog(t *testing.T) {
 	assert.Contains(t, rec.Body.String(), "go_goroutines")
 
 	tel.Log.Debug("hidden")
-	tel.Log.Info("shown", "n", 1)
+	tel.Log.Info("shown", "n", 1, "took", 1500*time.Millisecond)
 	var line map[string]any
 	require.NoError(t, json.Unmarshal(log.Bytes(), &line))
 	assert.Equal(t, "shown", line["msg"])
 	assert.Equal(t, "compressor", line["service"])
+	assert.Equal(t, "1.5s", line["took"])
 	ctx, span := tel.Tracer.Tracer("test").Start(t.Context(), "x")
 	defer span.End()
 	assert.NotEmpty(t, telemetry.TraceID(ctx), "calls have ids without a collector")

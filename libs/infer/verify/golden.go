@@ -203,7 +203,7 @@ func openFolder(dir string) (*folder, error) {
 func readJSON(path string, into any) error {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return clara.Errorf(clara.NotFound, "open golden folder: %w", err)
+		return clara.Errorf(clara.NotFound, "%s is no golden folder, which has golden.json, base, clara and data in it: %w", filepath.Dir(path), err)
 	}
 	if err != nil {
 		return clara.Errorf(clara.Unavailable, "open golden folder: %w", err)

@@ -111,7 +111,15 @@ func (a *Ask) Run(ctx context.Context, e *Env) error {
 			timings(e.Out, retrieved, part.Done.Timings)
 		}
 	}
-	return stream.Err()
+	return a.named(stream.Err())
+}
+
+// named adds to the error for a collection that nobody named how to name one.
+func (a *Ask) named(err error) error {
+	if a.Collection == defaultCollection && clara.KindOf(err) == clara.NotFound {
+		return clara.Errorf(clara.NotFound, "%w; name one with -c", err)
+	}
+	return err
 }
 
 // sources prints where the answer comes from: file, page, heading, score.
@@ -149,7 +157,11 @@ func timings(w io.Writer, r *generatorv1.Retrieved, t *generatorv1.Timings) {
 	fmt.Fprintf(w, "\nretrieve %.0f ms, prefill %.0f ms (%d tokens), %d tokens at %.1f tokens/s, first token after %.0f ms",
 		t.RetrieveSeconds*1e3, t.PrefillSeconds*1e3, t.PromptTokens, t.OutputTokens, t.TokensPerSecond, t.FirstTokenSeconds*1e3)
 	if r != nil {
-		fmt.Fprintf(w, "; context %s, retrieval %s, %s", name(contexts, r.Context), name(modes, r.Mode), short(r.Model))
+		fmt.Fprintf(w, "; context %s", name(contexts, r.Context))
+		if r.Mode != rerankerv1.Mode_MODE_UNSPECIFIED {
+			fmt.Fprintf(w, ", retrieval %s", name(modes, r.Mode))
+		}
+		fmt.Fprintf(w, ", %s", short(r.Model))
 	}
 	fmt.Fprintln(w)
 }
