@@ -19,10 +19,10 @@ bin/clara ingest example/handbook --collection handbook
 for question in \
   "How soon must a lost laptop be reported to the help desk?" \
   "Within how many days must an expense report be handed in?" \
-  "When do we have to inform the coast guard about a drifting buoy?"; do
+  "Who founded Halden Bay Instruments?"; do
   printf '\n> %s\n' "$question"
-  # One passage: the example model is too small to keep five apart.
-  bin/clara ask --collection handbook --top-k 1 "$question"
+  # One passage and one paragraph: the example model is too small to keep five apart, and does not know when to stop.
+  bin/clara ask --collection handbook --top-k 1 --stop $'\n\n' "$question"
 done
 
 if [ "${ONCE:-}" = 1 ]; then exit 0; fi
