@@ -96,6 +96,9 @@ func (p *EventsPublish) Run(ctx context.Context, e *Env) error {
 	if err := conn.PublishJSON(ctx, p.Subject, data); err != nil {
 		return err
 	}
+	if e.JSON {
+		return json.NewEncoder(e.Out).Encode(map[string]string{"published": p.Subject})
+	}
 	fmt.Fprintf(e.Out, "published to %s\n", p.Subject)
 	return nil
 }
@@ -144,6 +147,12 @@ func (r *EventsReplay) Run(ctx context.Context, e *Env) error {
 	for _, n := range r.Number {
 		if err := conn.Replay(ctx, n); err != nil {
 			return err
+		}
+		if e.JSON {
+			if err := json.NewEncoder(e.Out).Encode(map[string]uint64{"replayed": n}); err != nil {
+				return err
+			}
+			continue
 		}
 		fmt.Fprintf(e.Out, "replayed %d\n", n)
 	}
