@@ -68,11 +68,13 @@ func TestPace(t *testing.T) {
 func TestProgressWithoutTerminal(t *testing.T) {
 	var b strings.Builder
 	p := newProgress(&b, false)
+	p.update(&jobv1.Job{State: jobv1.Job_STATE_PENDING, Progress: &jobv1.Progress{Unit: "documents"}})
+	assert.Empty(t, b.String(), "nothing is known yet")
 	p.update(&jobv1.Job{State: jobv1.Job_STATE_RUNNING, Progress: &jobv1.Progress{Total: 2, Unit: "documents"}, Items: []*jobv1.Item{
 		{Name: "a", Label: "a.md", State: jobv1.Job_STATE_FAILED, Error: "a.md is empty"},
 		{Name: "b", Label: "b.pdf", State: jobv1.Job_STATE_RUNNING, Stage: "extract", Progress: &jobv1.Progress{Done: 3, Total: 9, Unit: "pages"}},
 	}})
-	assert.Equal(t, "a.md: failed: a.md is empty\nrunning, 0 of 2 documents; b.pdf: extract, 3 of 9 pages\n", b.String())
+	assert.Equal(t, "a.md: failed: a.md is empty\nrunning: 0 of 2 documents; b.pdf: extract, 3 of 9 pages\n", b.String())
 }
 
 func TestSummary(t *testing.T) {

@@ -210,16 +210,16 @@ func (p *progress) tell(j *jobv1.Job) {
 		case jobv1.Job_STATE_UNSPECIFIED, jobv1.Job_STATE_PENDING, jobv1.Job_STATE_RUNNING:
 		}
 	}
-	line := joined(", ", jobState(j.State), pace(j.Progress))
+	line := pace(j.Progress)
 	for _, i := range j.Items {
 		if i.State == jobv1.Job_STATE_RUNNING {
-			line += "; " + i.Label + colon(joined(", ", i.Stage, pace(i.Progress)))
+			line = joined("; ", line, i.Label+colon(joined(", ", i.Stage, pace(i.Progress))))
 			break
 		}
 	}
-	if now := time.Now(); now.Sub(p.last) >= 2*time.Second && j.EndTime == nil && line != p.line {
+	if now := time.Now(); now.Sub(p.last) >= 2*time.Second && j.EndTime == nil && line != "" && line != p.line {
 		p.last, p.line = now, line
-		fmt.Fprintln(p.w, line)
+		fmt.Fprintf(p.w, "%s: %s\n", jobState(j.State), line)
 	}
 }
 
