@@ -44,7 +44,7 @@ func TestWalk(t *testing.T) {
 	files, err := os.ReadDir(handbook)
 	require.NoError(t, err)
 	for _, f := range files {
-		assert.Regexp(t, `(?m)^`+f.Name()+` +done +\d+ of \d+ passages`, out)
+		assert.Regexp(t, `(?m)^`+f.Name()+` +done +\d+ *$`, out)
 	}
 	assert.Contains(t, out, "10 done, 0 in part, 0 failed")
 	compare := func(t *testing.T) {
