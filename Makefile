@@ -60,6 +60,10 @@ test-torch: ## test training on libtorch
 	@set -e; env=$$(scripts/deps-torch.sh); . "$$env"; cd services/trainer/torch; \
 	  go vet ./... && go test -timeout 20m ./...
 
+.PHONY: compose-test
+compose-test: deps build ## try the containers on this machine's Docker daemon
+	scripts/compose-test.sh
+
 .PHONY: gen
 gen: ## generate code from proto/, must leave no diff
 	GOWORK=off go tool -modfile=tools/go.mod buf lint
