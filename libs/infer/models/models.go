@@ -79,16 +79,25 @@ const warmEvery = 5 * time.Second
 // does not wait for it. It ends with ctx. loading is told while a model is being loaded, and why one can't be;
 // nil once it is there, and when none is active.
 func (m Models) Warm(ctx context.Context, log *slog.Logger, loading func(reason error)) error {
-	var last string // digest of the model that was loaded
+	var (
+		last   string // digest of the model that was loaded
+		missed int    // looks in a row that got no answer
+	)
 	for {
 		active, err := m.Registry.GetModel(ctx, &modelv1.GetModelRequest{Name: Active})
+		if missed++; err == nil || clara.KindOf(err) == clara.NotFound {
+			missed = 0
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case clara.KindOf(err) == clara.NotFound:
 			loading(nil)
 		case err != nil:
-			log.WarnContext(ctx, "look for the active model", "err", err)
+			// One is no news, such as while stopping, and neither is each of many.
+			if missed == 2 {
+				log.WarnContext(ctx, "look for the active model", "err", err)
+			}
 		case active.Digest+active.Name != last:
 			if last == "" {
 				loading(clara.Errorf(clara.State, "model %s is being loaded", active.Name))

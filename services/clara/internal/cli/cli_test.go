@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/events"
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 )
 
@@ -121,6 +123,20 @@ func TestListFilesRefusesPipe(t *testing.T) {
 	_, err = listFiles([]string{pipe + "x"})
 	require.ErrorContains(t, err, pipe+"x: no such file or directory")
 	assert.Equal(t, clara.NotFound, clara.KindOf(err))
+}
+
+func TestDeadLetterAsJSON(t *testing.T) {
+	for _, c := range []struct{ name, data, want string }{
+		{"event", `{"collection":"x"}`, `{"collection":"x"}`},
+		{"not JSON", "\x00{", `"\u0000{"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b, err := json.Marshal(deadJSON(events.DeadLetter{Sequence: 7, Service: "ingest", Data: []byte(c.data)}))
+			require.NoError(t, err)
+			assert.Contains(t, string(b), `"number":7`)
+			assert.Contains(t, string(b), `"event":`+c.want)
+		})
+	}
 }
 
 func TestExplainUnreachedService(t *testing.T) {

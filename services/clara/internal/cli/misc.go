@@ -119,7 +119,7 @@ func (d *EventsDead) Run(ctx context.Context, e *Env) error {
 	var rows [][]string
 	err = conn.Dead(ctx, d.Service, func(x events.DeadLetter) error {
 		if e.JSON {
-			return json.NewEncoder(e.Out).Encode(x)
+			return json.NewEncoder(e.Out).Encode(deadJSON(x))
 		}
 		rows = append(rows, []string{fmt.Sprint(x.Sequence), x.Service, x.Subject, x.Time.Local().Format(time.DateTime), x.Reason})
 		return nil
@@ -129,6 +129,18 @@ func (d *EventsDead) Run(ctx context.Context, e *Env) error {
 	}
 	table(e.Out, []string{"NUMBER", "SERVICE", "SUBJECT", "GIVEN UP", "REASON"}, rows)
 	return nil
+}
+
+// deadJSON has the keys of the rest of the output, and the event as it was sent.
+func deadJSON(x events.DeadLetter) map[string]any {
+	var event any = string(x.Data)
+	if json.Valid(x.Data) {
+		event = json.RawMessage(x.Data)
+	}
+	return map[string]any{
+		"number": x.Sequence, "service": x.Service, "subject": x.Subject, "collection": x.Collection, "reason": x.Reason,
+		"kind": x.Kind, "attempts": x.Attempts, "time": x.Time, "event": event,
+	}
 }
 
 // EventsReplay tries dead letters again.
