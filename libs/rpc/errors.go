@@ -121,11 +121,15 @@ func toWire(ctx context.Context, err error) *connect.Error {
 	return out
 }
 
-// fromWire turns what a call returned into a domain error.
-func fromWire(err error) error {
+// fromWire turns what a call returned into a domain error. ctx is the call's.
+func fromWire(ctx context.Context, err error) error {
 	var wire *connect.Error
 	if err == nil || errors.Is(err, io.EOF) || !errors.As(err, &wire) {
 		return err
+	}
+	if wire.Code() == connect.CodeCanceled && ctx.Err() == nil && !connect.IsWireError(err) {
+		// The connection broke and took its own context along; nobody cancelled the call.
+		return &clara.Error{Kind: clara.Unavailable, Err: &remoteError{wire}}
 	}
 	switch wire.Code() {
 	case connect.CodeCanceled:
@@ -221,14 +225,14 @@ func (c clientErrors) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			defer cancel()
 		}
 		res, err := next(ctx, req)
-		return res, fromWire(err)
+		return res, fromWire(ctx, err)
 	}
 }
 
 // WrapStreamingClient maps the errors of a stream.
 func (c clientErrors) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
 	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
-		return clientStream{next(ctx, spec)}
+		return clientStream{next(ctx, spec), ctx}
 	}
 }
 
@@ -237,15 +241,18 @@ func (c clientErrors) WrapStreamingHandler(next connect.StreamingHandlerFunc) co
 	return next
 }
 
-type clientStream struct{ connect.StreamingClientConn }
+type clientStream struct {
+	connect.StreamingClientConn
+	ctx context.Context // of the call
+}
 
-func (s clientStream) Send(msg any) error { return fromWire(s.StreamingClientConn.Send(msg)) }
+func (s clientStream) Send(msg any) error { return fromWire(s.ctx, s.StreamingClientConn.Send(msg)) }
 
-func (s clientStream) Receive(msg any) error { return fromWire(s.StreamingClientConn.Receive(msg)) }
+func (s clientStream) Receive(msg any) error { return fromWire(s.ctx, s.StreamingClientConn.Receive(msg)) }
 
-func (s clientStream) CloseRequest() error { return fromWire(s.StreamingClientConn.CloseRequest()) }
+func (s clientStream) CloseRequest() error { return fromWire(s.ctx, s.StreamingClientConn.CloseRequest()) }
 
-func (s clientStream) CloseResponse() error { return fromWire(s.StreamingClientConn.CloseResponse()) }
+func (s clientStream) CloseResponse() error { return fromWire(s.ctx, s.StreamingClientConn.CloseResponse()) }
 
 // recovered is what a panic in a handler becomes: logged with its stack by finish, hidden from callers.
 func recovered(log *slog.Logger) func(context.Context, connect.Spec, http.Header, any) error {
