@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/clara-suite/clara/libs/clara"
 )
 
 // DeadLetter is an event that its consumer gave up.
@@ -67,6 +69,9 @@ func (c *Conn) Replay(ctx context.Context, sequence uint64) error {
 		return wrap(ctx, err, "open dead letters")
 	}
 	msg, err := stream.GetMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return clara.Errorf(clara.NotFound, "no event %d was given up; clara events dead lists those that were", sequence)
+	}
 	if err != nil {
 		return wrap(ctx, err, "read dead letter %d", sequence)
 	}

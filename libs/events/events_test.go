@@ -189,7 +189,9 @@ func TestReplay(t *testing.T) {
 	eventually(t, func() bool { return handled.Load() == 1 }, "must be handled")
 	assert.Empty(t, dead(t, conn))
 	assert.EqualValues(t, 1, others.Load(), "only the consumer that gave it up gets it again")
-	assert.Equal(t, clara.NotFound, clara.KindOf(conn.Replay(t.Context(), seq)))
+	err = conn.Replay(t.Context(), seq)
+	assert.Equal(t, clara.NotFound, clara.KindOf(err))
+	assert.ErrorContains(t, err, "clara events dead")
 	assert.NoError(t, conn.Discard(t.Context(), seq), "discarding twice is no error")
 }
 

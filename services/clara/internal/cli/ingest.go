@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/clara-suite/clara/libs/clara"
 	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
@@ -44,6 +45,7 @@ func (i *Ingest) Run(ctx context.Context, e *Env) error {
 	for n, f := range files {
 		if _, err := upload(ctx, client, f, collection(i.Collection), job.Name, i.Password); err != nil {
 			if clara.IsContext(err) || ctx.Err() != nil || clara.KindOf(err) == clara.Unavailable {
+				i.leave(ctx, e, client, job.Name, n, len(files))
 				return fmt.Errorf("uploading %s (%d of %d): %w", f.label, n+1, len(files), err)
 			}
 			failed = append(failed, failure{f.label, err.Error()})
@@ -59,6 +61,16 @@ func (i *Ingest) Run(ctx context.Context, e *Env) error {
 		return err
 	}
 	return e.follow(ctx, job, i.Detach, failed)
+}
+
+// leave ends a job whose files were not all sent, so that it does not wait for the rest, and says what there is.
+func (i *Ingest) leave(ctx context.Context, e *Env, client ingestv1connect.IngestServiceClient, job string, sent, all int) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if _, err := client.FinishIngest(ctx, &ingestv1.FinishIngestRequest{Name: job}); err != nil {
+		return // the service is away, which the caller's error says; it closes the job itself in time
+	}
+	fmt.Fprintf(e.Err, "%d of %d files were sent for sure and are being taken in; stop that with: clara jobs cancel %s\n", sent, all, short(job))
 }
 
 // file is one file to take in.
