@@ -53,7 +53,11 @@ test: deps test-go test-torch ## run all tests
 test-go: deps
 	go vet $(ROOT)
 	go test -timeout 10m $(ROOT)
-	go test -race -timeout 10m ./libs/infer/... ./libs/events/... ./libs/index/... ./libs/rpc/... ./services/...
+	go test -race -timeout 10m ./libs/infer/... ./libs/events/... ./libs/rpc/... ./services/ingest ./services/compressor
+
+.PHONY: race
+race: deps ## run every test with the race detector
+	go test -race -timeout 30m $(ROOT)
 
 .PHONY: test-torch
 test-torch: ## test training on libtorch

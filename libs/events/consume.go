@@ -68,6 +68,7 @@ type Consumer struct {
 	slots    chan struct{} // one for each event at work
 	draining chan struct{}
 	drain    sync.Once
+	starting sync.Mutex     // orders begin and Drain
 	idle     sync.WaitGroup // the fetch loop and the events at work
 }
 
@@ -120,9 +121,23 @@ func NewConsumer[T proto.Message](conn *Conn, service string, h Handler[T], opts
 // fetchWait is how long the server keeps a request for events open, and so the longest that events can come after a drain.
 const fetchWait = time.Second
 
+// begin counts Run among what a drain waits for, unless the drain was first: a process that stops right after it
+// has started drains consumers whose Run has not begun.
+func (c *Consumer) begin() bool {
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	if c.isDraining() {
+		return false
+	}
+	c.idle.Add(1)
+	return true
+}
+
 // Run takes events until Drain is called or ctx ends, and returns when none is at work any more.
 func (c *Consumer) Run(ctx context.Context) error {
-	c.idle.Add(1)
+	if !c.begin() {
+		return nil
+	}
 	defer c.idle.Done()
 	defer c.awaitSlots()
 	var durable jetstream.Consumer
@@ -210,7 +225,11 @@ func giveBack(msgs <-chan jetstream.Msg) {
 
 // Drain stops taking events and waits for those at work, as long as ctx allows.
 func (c *Consumer) Drain(ctx context.Context) error {
-	c.drain.Do(func() { close(c.draining) })
+	c.drain.Do(func() {
+		c.starting.Lock()
+		close(c.draining)
+		c.starting.Unlock()
+	})
 	done := make(chan struct{})
 	go func() { c.idle.Wait(); close(done) }()
 	select {
