@@ -248,11 +248,17 @@ type clientStream struct {
 
 func (s clientStream) Send(msg any) error { return fromWire(s.ctx, s.StreamingClientConn.Send(msg)) }
 
-func (s clientStream) Receive(msg any) error { return fromWire(s.ctx, s.StreamingClientConn.Receive(msg)) }
+func (s clientStream) Receive(msg any) error {
+	return fromWire(s.ctx, s.StreamingClientConn.Receive(msg))
+}
 
-func (s clientStream) CloseRequest() error { return fromWire(s.ctx, s.StreamingClientConn.CloseRequest()) }
+func (s clientStream) CloseRequest() error {
+	return fromWire(s.ctx, s.StreamingClientConn.CloseRequest())
+}
 
-func (s clientStream) CloseResponse() error { return fromWire(s.ctx, s.StreamingClientConn.CloseResponse()) }
+func (s clientStream) CloseResponse() error {
+	return fromWire(s.ctx, s.StreamingClientConn.CloseResponse())
+}
 
 // recovered is what a panic in a handler becomes: logged with its stack by finish, hidden from callers.
 func recovered(log *slog.Logger) func(context.Context, connect.Spec, http.Header, any) error {
