@@ -98,8 +98,9 @@ test-slow: deps ## what takes long: 5,000 pages, 200 MB of text, memory over 10,
 .PHONY: bench-index bench-events bench-compress bench-generate bench-tokenizer bench-extract
 bench-index: ## exact search over 10,000 memories of 9,216 dims, beside a plain read of the bytes
 	go test -run '^$$' -bench '^BenchmarkIndex' -benchtime 40x ./libs/index/embedded
-bench-events: ## synced events a second, one by one and batched
+bench-events: ## synced events a second, one by one and batched; from an event to a searchable file
 	go test -run '^$$' -bench . ./libs/events
+	go test -run '^$$' -bench EventToIndexed -benchtime 30x ./services/clara/internal/e2e
 bench-compress: deps ## passages compressed a second, beside the machine's GEMM rate
 	go test -run '^$$' -bench '^BenchmarkCompress' ./libs/infer
 bench-generate: deps ## tokens a second, one stream and eight
