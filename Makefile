@@ -48,6 +48,8 @@ up: deps build ## start all services in one process
 
 .PHONY: test
 test: deps test-go test-torch ## run all tests
+	@if [ -z "$$CLARA_GOLDEN" ]; then echo "NOT RUN: the checks against the reference's golden models; set CLARA_GOLDEN to their folder"; fi
+	@if [ -z "$$QDRANT_ADDR" ]; then echo "NOT RUN: the index suite on a real Qdrant; see make contract"; fi
 
 .PHONY: test-go
 test-go: deps
