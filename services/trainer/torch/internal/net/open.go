@@ -3,11 +3,10 @@ package net
 import (
 	"context"
 	"errors"
-	"os"
 
 	"github.com/clara-suite/clara/libs/checkpoint"
 	"github.com/clara-suite/clara/libs/clara"
-	"github.com/clara-suite/clara/libs/gguf"
+	"github.com/clara-suite/clara/libs/modelpkg"
 	"github.com/clara-suite/clara/libs/prompt"
 	views "github.com/clara-suite/clara/libs/tensor"
 	"github.com/clara-suite/clara/libs/tokenizer"
@@ -173,7 +172,7 @@ func (o *Opened) EOS() []int {
 
 // writer opens the base's tokenizer with CLaRa's tokens, and its chat template.
 func writer(path string, src weights.Source, m int, different bool) (*prompt.Writer, error) {
-	base, err := baseTokenizer(path, src)
+	base, err := modelpkg.Tokenizer(src, path) // the one that serving uses
 	if err != nil {
 		return nil, err
 	}
@@ -186,40 +185,6 @@ func writer(path string, src weights.Source, m int, different bool) (*prompt.Wri
 		return nil, err
 	}
 	return prompt.New(tok, tmpl), nil
-}
-
-func baseTokenizer(path string, src weights.Source) (*tokenizer.Tokenizer, error) {
-	f, ok := weights.GGUF(src)
-	if !ok {
-		return tokenizer.Load(path)
-	}
-	// A tokenizer beside a GGUF file is closer to the original than the one inside.
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		if t, err := tokenizer.Load(path); err == nil {
-			return t, nil
-		}
-	}
-	t, err := f.Tokenizer()
-	if err != nil {
-		return nil, err
-	}
-	return tokenizer.FromVocab(vocabulary(t))
-}
-
-func vocabulary(t gguf.Tokenizer) tokenizer.Vocab {
-	isTrue := func(b *bool) bool { return b != nil && *b }
-	v := tokenizer.Vocab{
-		Model: t.Model, Pre: t.Pre, Tokens: t.Tokens, Merges: t.Merges, ChatTemplate: t.ChatTemplate,
-		BOS: int32(t.BOS), EOS: int32(t.EOS), Unk: int32(t.Unknown), Pad: int32(t.Padding),
-		AddBOS: isTrue(t.AddBOS), AddEOS: isTrue(t.AddEOS), NoSpacePrefix: t.AddSpacePrefix != nil && !*t.AddSpacePrefix,
-	}
-	for _, s := range t.Scores {
-		v.Scores = append(v.Scores, float32(s))
-	}
-	for _, x := range t.Types {
-		v.Types = append(v.Types, int32(x))
-	}
-	return v
 }
 
 var _ model.Source = weights.Source(nil)
