@@ -121,7 +121,9 @@ func (rd *reading) run(ctx context.Context) (*doc.Document, error) {
 	// The window bounds how far the workers run ahead of what is taken over.
 	window := make(chan *task, 16)
 	var wg sync.WaitGroup
-	workers := min(rd.engine.workers, 1+n/6)
+	// One instance a document: a second one that is waited for and no longer needed may be lost to the pool when the
+	// wait is cancelled, and documents are read side by side anyway.
+	const workers = 1
 	for i := range workers {
 		wg.Go(func() {
 			w := &worker{reading: rd, ctx: ctx}
