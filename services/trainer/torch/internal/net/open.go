@@ -35,22 +35,32 @@ type Config struct {
 	MaxLen       int // of decoder inputs, for the tables of positions
 }
 
-// Opened is a model with everything around it. Close it after the scope that owns its tensors.
-type Opened struct {
-	*Net
-	Source  weights.Source
-	Prompts *prompt.Writer
+// Described is what the files say of a model, before any of its weights is read. Close it.
+type Described struct {
+	Source weights.Source
+	Writer *prompt.Writer
 	// Settings are what the checkpoint's config.json says or, of a fresh model, will say.
 	Settings checkpoint.Config
 	BasePath string
 	Fresh    bool // no checkpoint: memory rows are trained in stage 1
+	Memories int  // memory tokens of a document, m
+
+	checkpoint *checkpoint.Checkpoint
 }
 
 // Close releases the base's files.
-func (o *Opened) Close() error { return o.Source.Close() }
+func (d *Described) Close() error { return d.Source.Close() }
 
-// Open loads a model into owner. Errors are those of the files: NotFound, Corrupt, Invalid, Unsupported.
-func Open(ctx context.Context, owner *torchx.Scope, c Config) (o *Opened, err error) {
+// Opened is a model with everything around it. Close it after the scope that owns its tensors.
+type Opened struct {
+	*Net
+	*Described
+	Prompts *prompt.Writer // Described's
+}
+
+// Describe reads what is known without the base's weights, and checks that base, checkpoint and settings fit together.
+// Errors are those of the files: NotFound, Corrupt, Invalid, Unsupported.
+func Describe(ctx context.Context, c Config) (d *Described, err error) {
 	var ck *checkpoint.Checkpoint
 	settings := checkpoint.DefaultConfig()
 	if c.Checkpoint != "" {
@@ -77,33 +87,45 @@ func Open(ctx context.Context, owner *torchx.Scope, c Config) (o *Opened, err er
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, src.Close())
-		}
-	}()
-	prompts, err := writer(path, src, m, settings.DifferentMemTokens)
+	d = &Described{Source: src, Settings: settings, BasePath: path, Fresh: ck == nil, Memories: m, checkpoint: ck}
+	if d.Writer, err = writer(path, src, m, settings.DifferentMemTokens); err == nil && ck != nil {
+		err = ck.Validate(src.Arch(), d.Writer.Tokenizer().Len())
+	}
+	if err != nil {
+		return nil, errors.Join(err, src.Close())
+	}
+	return d, nil
+}
+
+// Open loads a model into owner. Errors are those of Describe.
+func Open(ctx context.Context, owner *torchx.Scope, c Config) (*Opened, error) {
+	d, err := Describe(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	o = &Opened{Source: src, Prompts: prompts, Settings: settings, BasePath: path, Fresh: ck == nil}
-	opts := model.Options{DType: c.DType, Device: c.Device, Bits: c.Bits, Vocab: prompts.Tokenizer().Len(), Seed: c.Seed}
-	if ck != nil {
-		if err := ck.Validate(src.Arch(), opts.Vocab); err != nil {
-			return nil, err
-		}
+	o, err := d.Load(owner, c)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return o, nil
+}
+
+// Load reads the weights of a described model into owner.
+func (d *Described) Load(owner *torchx.Scope, c Config) (*Opened, error) {
+	opts := model.Options{DType: c.DType, Device: c.Device, Bits: c.Bits, Vocab: d.Writer.Tokenizer().Len(), Seed: c.Seed}
+	if ck := d.checkpoint; ck != nil {
 		opts.Embedding = ck.Embedding
 		if ck.Head != nil {
 			opts.Head = *ck.Head
 		}
 	}
-	base, err := model.Load(owner, src.Arch(), src, opts)
+	base, err := model.Load(owner, d.Source.Arch(), d.Source, opts)
 	if err != nil {
 		return nil, err
 	}
-	base.Reserve(owner, max(c.MaxLen, settings.DocMaxLength)+3+m+answerRoom)
-	o.Net = &Net{Model: base, M: m}
-	return o, o.adapters(owner, ck, c)
+	base.Reserve(owner, max(c.MaxLen, d.Settings.DocMaxLength)+3+d.Memories+answerRoom)
+	o := &Opened{Net: &Net{Model: base, M: d.Memories}, Described: d, Prompts: d.Writer}
+	return o, o.adapters(owner, d.checkpoint, c)
 }
 
 // answerRoom is how far a generated answer may reach beyond max_len.
@@ -154,7 +176,7 @@ func (o *Opened) adapters(owner *torchx.Scope, ck *checkpoint.Checkpoint, c Conf
 // MemoryIDs are the ids of the distinct memory tokens, ascending.
 func (o *Opened) MemoryIDs() []int64 {
 	var ids []int64
-	for _, id := range o.Prompts.Tokenizer().Mem {
+	for _, id := range o.Writer.Tokenizer().Mem {
 		if len(ids) == 0 || ids[len(ids)-1] != int64(id) {
 			ids = append(ids, int64(id))
 		}
@@ -167,7 +189,7 @@ func (o *Opened) EOS() []int {
 	if e := o.Arch.EOS; len(e) > 0 {
 		return e
 	}
-	return []int{int(o.Prompts.Tokenizer().EOSID)}
+	return []int{int(o.Writer.Tokenizer().EOSID)}
 }
 
 // writer opens the base's tokenizer with CLaRa's tokens, and its chat template.
