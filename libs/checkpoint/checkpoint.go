@@ -52,12 +52,15 @@ type Checkpoint struct {
 	Dir      string
 	Config   Config
 	Adapters map[string]Adapter
-	// Embedding is the resized table [V', H]; Head, if not nil, the resized head.
+	// Embedding is the resized table [V', H]; Head, if not nil, the resized head. Complete fills them in where the folder holds
+	// the rows of the added tokens only.
 	Embedding tensor.View
 	Head      *tensor.View
+
+	added map[string]tensor.View // by the table's name
 }
 
-// Open reads a checkpoint folder. It does not need the base: see Validate.
+// Open reads a checkpoint folder. It does not need the base: see Complete and Validate.
 func Open(dir string) (*Checkpoint, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, ConfigFile))
 	if err != nil {
@@ -88,18 +91,7 @@ func Open(dir string) (*Checkpoint, error) {
 	if len(c.Adapters) == 0 {
 		return nil, clara.Errorf(clara.NotFound, "open checkpoint %s: %s holds no adapters", dir, AdaptersFile)
 	}
-	layers, err := torchpickle.Load(filepath.Join(dir, FirstLastFile))
-	if err != nil {
-		return nil, err
-	}
-	var ok bool
-	if c.Embedding, ok = layers.Tensor(arch.Embedding); !ok {
-		return nil, clara.Errorf(clara.NotFound, "open checkpoint %s: %s lacks %s", dir, FirstLastFile, arch.Embedding)
-	}
-	if head, ok := layers.Tensor(arch.Head); ok {
-		c.Head = &head
-	}
-	return c, nil
+	return c, c.openTables()
 }
 
 // readAdapter takes the LoRA pairs of a dictionary. Copies of the embedding and

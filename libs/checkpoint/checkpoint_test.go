@@ -91,6 +91,53 @@ func TestWriteAndOpen(t *testing.T) {
 	assert.Equal(t, got.Config, again)
 }
 
+// tables is a base of tables alone.
+type tables map[string]tensor.View
+
+func (b tables) Tensor(name string) (tensor.View, error) { return b[name], nil }
+
+func TestAdaptersAloneGoWithTheirBase(t *testing.T) {
+	// Two tables of 18 rows, counted up; the base has the first 10, and two more that pad its vocabulary.
+	count := func(rows int, from float32) tensor.View {
+		v := make([]float32, rows*8)
+		for i := range v {
+			v[i] = from + float32(i)
+		}
+		return tensor.FromFloat32("", tensor.Shape{rows, 8}, v)
+	}
+	c := tiny(t)
+	head := count(18, 500)
+	c.Embedding, c.Head = count(18, 0), &head
+	c.Config.DecoderModelName = "/srv/models/base.gguf"
+	a := c.Adapters[checkpoint.Encoder].Tensors[checkpoint.AKey(1, "mlp.up_proj")]
+	copy(a.Data, tensor.FromFloat32("", tensor.Shape{2}, []float32{0.1, -3}).Data)
+	dir := filepath.Join(t.TempDir(), "small")
+	require.NoError(t, checkpoint.SaveDir(dir, func(tmp string) error { return c.WriteAdapters(tmp, model(t)) }))
+
+	got, err := checkpoint.Open(dir)
+	require.NoError(t, err)
+	assert.Equal(t, "base.gguf", got.Config.DecoderModelName)
+	assert.Error(t, got.Validate(model(t), 18), "not complete yet")
+	base := tables{arch.Embedding: count(12, 0), arch.Head: count(12, 500)}
+	require.NoError(t, got.Complete(base, 18))
+	require.NoError(t, got.Validate(model(t), 18))
+	assert.Equal(t, c.Embedding.Data, got.Embedding.Data)
+	assert.Equal(t, head.Data, got.Head.Data)
+	half, err := got.Adapters[checkpoint.Encoder].Tensors[checkpoint.AKey(1, "mlp.up_proj")].Float32()
+	require.NoError(t, err)
+	assert.InDeltaSlice(t, []float32{0.1, -3, 0}, half[:3], 1e-4)
+
+	err = got.Complete(tables{arch.Embedding: zeros(12, 9), arch.Head: zeros(12, 9)}, 18)
+	assert.Equal(t, clara.Invalid, clara.KindOf(err), "%v", err)
+	// A checkpoint with its tables stays as it is.
+	require.NoError(t, tiny(t).Complete(tables{}, 18))
+	// What half precision cannot hold is refused.
+	copy(a.Data, tensor.FromFloat32("", tensor.Shape{1}, []float32{1e6}).Data)
+	err = c.WriteAdapters(t.TempDir(), model(t))
+	assert.Equal(t, clara.Invalid, clara.KindOf(err), "%v", err)
+	assert.ErrorContains(t, err, "encoder_adapter/model.layers.1.mlp.up_proj.lora_A.weight")
+}
+
 func TestValidateNamesWhatIsWrong(t *testing.T) {
 	q := checkpoint.AKey(1, "self_attn.q_proj")
 	for _, c := range []struct {

@@ -105,9 +105,6 @@ func (im *importer) read() error {
 	im.m.M, im.m.DocMaxLength, im.m.CompressRate = ck.Config.M(), ck.Config.DocMaxLength, ck.Config.CompressRate
 	im.m.GenerationTopK, im.m.DifferentMemTokens = ck.Config.GenerationTopK, ck.Config.DifferentMemTokens
 	im.m.TrainingStage, im.m.Warnings = ck.Config.TrainingStage, ck.Config.Warnings()
-	if len(ck.Embedding.Shape) == 2 {
-		im.m.Vocab, im.m.Arch.Vocab = ck.Embedding.Shape[0], ck.Embedding.Shape[0]
-	}
 	return nil
 }
 
@@ -187,7 +184,12 @@ func (im *importer) writeTokenizer() error {
 	if err != nil || im.ck == nil {
 		return err
 	}
-	return im.ck.Validate(im.src.Arch(), w.Tokenizer().Len())
+	tokens := w.Tokenizer().Len()
+	if err := im.ck.Complete(im.src, tokens); err != nil {
+		return err
+	}
+	im.m.Vocab, im.m.Arch.Vocab = tokens, tokens
+	return im.ck.Validate(im.src.Arch(), tokens)
 }
 
 // writeEmbedding stores the checkpoint's table and head (spec clara-model §2, §7).

@@ -89,7 +89,10 @@ func Describe(ctx context.Context, c Config) (d *Described, err error) {
 	}
 	d = &Described{Source: src, Settings: settings, BasePath: path, Fresh: ck == nil, Memories: m, checkpoint: ck}
 	if d.Writer, err = writer(path, src, m, settings.DifferentMemTokens); err == nil && ck != nil {
-		err = ck.Validate(src.Arch(), d.Writer.Tokenizer().Len())
+		tokens := d.Writer.Tokenizer().Len()
+		if err = ck.Complete(src, tokens); err == nil {
+			err = ck.Validate(src.Arch(), tokens)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, src.Close())
