@@ -122,7 +122,7 @@ func (b *Bucket) Put(ctx context.Context, key string, r io.Reader) (int64, error
 			return 0, wrap(err, "store blob %s", key)
 		}
 		defer t.discard()
-		n, err := copyContext(ctx, t.file, r)
+		n, err := copyContext(ctx, t, r)
 		if err == nil {
 			err = b.folder.commit(t, key)
 		}
@@ -171,7 +171,7 @@ func (b *Bucket) PutContent(ctx context.Context, prefix string, r io.Reader, lim
 			return "", "", 0, wrap(err, "store content")
 		}
 		defer t.discard()
-		key, hash, size, err := b.fill(ctx, prefix, t.file, in, sum, limit)
+		key, hash, size, err := b.fill(ctx, prefix, t, in, sum, limit)
 		if err != nil || b.has(ctx, key, size) {
 			return key, hash, size, err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/disk"
 )
 
 // tempDir is where blobs are while they are written, on the same file system as their place.
@@ -56,15 +57,34 @@ type temp struct {
 	folder *folder
 	file   *os.File
 	name   string
+	// unlooked is how much was written since the last look at the room that is left.
+	unlooked int64
 }
 
 func (f *folder) temp() (*temp, error) {
+	if err := disk.Room(f.dir, 0); err != nil {
+		return nil, err
+	}
 	name := path.Join(tempDir, rand.Text())
 	file, err := f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	return &temp{f, file, name}, nil
+	return &temp{folder: f, file: file, name: name}, nil
+}
+
+// lookEvery is how many bytes are written between two looks at the room that is left.
+const lookEvery = 8 << 20
+
+// Write appends to the blob as long as the disk has room.
+func (t *temp) Write(p []byte) (int, error) {
+	if t.unlooked += int64(len(p)); t.unlooked >= lookEvery {
+		if err := disk.Room(t.folder.dir, t.unlooked); err != nil {
+			return 0, err
+		}
+		t.unlooked = 0
+	}
+	return t.file.Write(p)
 }
 
 // discard removes the file if it was not committed.

@@ -101,3 +101,12 @@ func RetryAfter(err error) time.Duration {
 func IsContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
+
+// Waits reports whether err is of a kind that passes by itself or with somebody's help: the call is worth repeating.
+func Waits(err error) bool {
+	switch KindOf(err) {
+	case State, Conflict, Busy, Unavailable:
+		return true
+	}
+	return false
+}

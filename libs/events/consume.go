@@ -274,6 +274,14 @@ type record struct {
 	First    time.Time `json:"first"`
 }
 
+type idKey struct{}
+
+// ID names the event that a handler's ctx is of: the same for every delivery of it, and no other's.
+func ID(ctx context.Context) string {
+	id, _ := ctx.Value(idKey{}).(string)
+	return id
+}
+
 // attemptsKept is how long records of attempts live after their last change; longer than any MaxWait of use.
 const attemptsKept = 7 * 24 * time.Hour
 
@@ -294,7 +302,8 @@ func (c *Consumer) work(ctx context.Context, msg jetstream.Msg) {
 		attribute.Int64("clara.event.sequence", int64(meta.Sequence.Stream))))
 	defer span.End()
 
-	key := c.durable.name() + "." + strconv.FormatUint(meta.Sequence.Stream, 10)
+	ctx = context.WithValue(ctx, idKey{}, strconv.FormatUint(meta.Sequence.Stream, 10))
+	key := c.durable.name() + "." + ID(ctx)
 	rec, err := c.attempt(ctx, key)
 	if err != nil {
 		c.finish(ctx, msg, "postponed", msg.NakWithDelay(c.opts.BackoffMin), begin, err)

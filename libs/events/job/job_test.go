@@ -197,6 +197,27 @@ func TestALostJobWithoutResumeFails(t *testing.T) {
 	eventually(t, func() bool { return state(t, j, made.GetName()) == jobv1.Job_STATE_FAILED }, "must end")
 }
 
+func TestALostJobThatCannotBeResumedFails(t *testing.T) {
+	server := natstest.Start(t)
+	opts := quick()
+	opts.Lease = 50 * time.Millisecond
+	var waited atomic.Int32
+	opts.Resume = func(_ context.Context, found *jobv1.Job) error {
+		if found.GetType() == "import" && waited.Add(1) < 3 {
+			return clara.Errorf(clara.Busy, "another import is under way") // passes by itself
+		}
+		return clara.Errorf(clara.Corrupt, "its plan can't be read")
+	}
+	j := running(t, server.Connect(events.Options{}), opts)
+	made, err := j.Create(t.Context(), &jobv1.Job{Type: "import"})
+	require.NoError(t, err)
+	eventually(t, func() bool { return state(t, j, made.GetName()) == jobv1.Job_STATE_FAILED }, "must end")
+	got, err := j.Get(t.Context(), made.GetName())
+	require.NoError(t, err)
+	assert.Contains(t, got.GetError(), "its plan can't be read")
+	assert.EqualValues(t, 3, waited.Load())
+}
+
 func TestStoppingHandsTheJobOver(t *testing.T) {
 	conn := connect(t)
 	j := open(t, conn, quick())

@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -102,7 +103,25 @@ func (j *Jobs) reclaim(ctx context.Context, name string) {
 		return
 	}
 	j.log.Info("job resumed", "job", name, "attempt", job.GetAttempt()+1)
-	if err := j.opts.Resume(ctx, job); err != nil {
-		j.log.Warn("job not resumed yet", "job", name, "err", err)
+	err = j.opts.Resume(ctx, job)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	j.log.Warn("job not resumed yet", "job", name, "err", err)
+	if clara.Waits(err) && time.Since(job.GetCreateTime().AsTime()) < maxWait {
+		return
+	}
+	// What does not pass by itself, or has not for long, is no state to leave a job in.
+	if _, err := j.Modify(ctx, name, func(now *jobv1.Job) error {
+		if now.GetState() != jobv1.Job_STATE_PENDING {
+			return events.Unchanged // somebody has started it after all
+		}
+		end(now, jobv1.Job_STATE_FAILED, fmt.Sprintf("could not be resumed: %v; retry the job", err))
+		return nil
+	}); err != nil {
+		j.log.Warn("end lost job", "job", name, "err", err)
 	}
 }
+
+// maxWait is how old a job may grow whose Resume keeps saying that it has to wait.
+const maxWait = 24 * time.Hour
