@@ -22,56 +22,73 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 )
 
-// wasmPages is the memory that one instance may grow to, in units of 64 KiB: 1.5 GiB.
-const wasmPages = 24_576
+// maxMemory is what one instance may grow to: a page that wants more fails.
+const maxMemory = 1 << 30
 
 // engine compiles pdfium once and hands out sandboxed instances of it. An
 // instance sees neither files nor network: only the bytes of its document.
 type engine struct {
 	cacheDir string
-	workers  int
+	gate     *gate
 	memories memories
+
+	// closed ends what is under way when the engine is closed.
+	closed context.Context
+	shut   context.CancelFunc
 
 	once sync.Once
 	pool pdfium.Pool
 	err  error
 }
 
-// instance makes one instance; the first call compiles pdfium, which takes
-// seconds unless the cache folder holds the result of an earlier process.
-func (e *engine) instance(ctx context.Context) (*instance, error) {
+func newEngine(cacheDir string, workers int) *engine {
+	e := &engine{cacheDir: cacheDir, gate: newGate(workers)}
+	e.memories.all = map[*memory]bool{}
+	e.closed, e.shut = context.WithCancel(context.Background())
+	return e
+}
+
+// instance makes an instance for a caller that holds a place in the gate, which
+// the instance's close gives back; without an instance instance gives it back
+// itself. The first call compiles pdfium, which takes seconds unless the cache
+// folder holds the result of an earlier process.
+func (e *engine) instance(ctx context.Context) (_ *instance, err error) {
+	defer func() {
+		if err != nil {
+			e.gate.leave()
+		}
+	}()
 	e.once.Do(func() { e.pool, e.err = e.start() })
 	if e.err != nil {
 		return nil, e.err
 	}
+	// The pool has no bound, so nobody waits in it: see gate.
 	p, err := e.pool.GetInstanceWithContext(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
 		return nil, clara.Errorf(clara.Internal, "start pdfium: %w", err)
 	}
 	in, err := newInstance(p, &e.memories)
 	if err != nil {
+		_ = p.Kill()
 		return nil, err
 	}
+	in.leave = e.gate.leave
 	return in, nil
 }
 
 func (e *engine) start() (pdfium.Pool, error) {
 	cfg := wazero.NewRuntimeConfig().
 		WithCoreFeatures(api.CoreFeaturesV2 | experimental.CoreFeaturesExceptionHandling).
-		WithMemoryLimitPages(wasmPages)
+		WithMemoryLimitPages(maxMemory >> 16)
 	if e.cacheDir != "" {
 		// A cache that cannot be used costs seconds, not the reading.
 		if cache, err := wazero.NewCompilationCacheWithDir(e.cacheDir); err == nil {
 			cfg = cfg.WithCompilationCache(cache)
 		}
 	}
-	e.memories.all = map[*memory]bool{}
 	p, err := webassembly.Init(webassembly.Config{
 		Context: experimental.WithMemoryAllocator(context.Background(), &e.memories),
-		MinIdle: 0, MaxIdle: 0, MaxTotal: e.workers,
+		MinIdle: 0, MaxIdle: 0, MaxTotal: -1,
 		// No folder is mounted: a document cannot reach files.
 		FSConfig:      wazero.NewFSConfig(),
 		RuntimeConfig: cfg,
@@ -84,13 +101,18 @@ func (e *engine) start() (pdfium.Pool, error) {
 	return p, nil
 }
 
+// close ends what is under way, waits for it, and frees pdfium.
 func (e *engine) close() error {
-	e.once.Do(func() { e.err = clara.Errorf(clara.State, "pdf reader is closed") })
+	e.shut()
+	e.gate.seal()
+	e.once.Do(func() { e.err = errClosed })
 	if e.pool == nil {
 		return nil
 	}
 	return e.pool.Close()
 }
+
+var errClosed = clara.Errorf(clara.State, "the pdf reader is closed")
 
 // defaultCacheDir is where compiled code is kept between processes.
 func defaultCacheDir() string {
@@ -136,7 +158,10 @@ type instance struct {
 	reading sync.Mutex
 	param   uint32
 
-	doc uint64
+	doc  uint64
+	file *file
+	// leave gives the instance's place in the gate back.
+	leave func()
 }
 
 // States of an instance, for its watchdog.
@@ -196,19 +221,41 @@ func (in *instance) spoil() {
 	in.memory.spoil(in.param, 4)
 }
 
-// file is the document as the instance reads it.
+// file is the document as the instance reads it. The binding keeps it in a
+// table for good when an instance is killed, so closing empties it.
 type file struct {
-	*io.SectionReader
+	mu sync.Mutex
+	r  *io.SectionReader
 	in *instance
 }
 
-func (f file) Read(p []byte) (int, error) {
+func (f *file) Read(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.r == nil {
+		return 0, errSpoiled
+	}
 	f.in.reading.Lock()
 	defer f.in.reading.Unlock()
 	if f.in.state.Load() == spoiling {
 		return 0, errSpoiled
 	}
-	return f.SectionReader.Read(p)
+	return f.r.Read(p)
+}
+
+func (f *file) Seek(offset int64, whence int) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.r == nil {
+		return 0, errSpoiled
+	}
+	return f.r.Seek(offset, whence)
+}
+
+func (f *file) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.r, f.in = nil, nil
 }
 
 const outSize = 4096
@@ -245,16 +292,23 @@ func newInstance(p pdfium.Pdfium, ms *memories) (*instance, error) {
 	return in, nil
 }
 
-// close frees all that the instance holds, whatever state it is in.
+// close frees all that the instance holds, whatever state it is in, and gives
+// its place in the gate back. It is called once.
 func (in *instance) close() {
+	defer in.leave()
 	if in.err == nil && in.doc != 0 {
 		in.guard(context.Background(), 5*time.Second, func() { in.call(fnCloseDocument, in.doc) })
 	}
 	if in.err != nil {
 		_ = in.pdfium.Kill()
-		return
+	} else {
+		_ = in.pdfium.Close()
 	}
-	_ = in.pdfium.Close()
+	if in.file != nil {
+		in.file.close()
+	}
+	// Whatever the binding did, the memory goes.
+	in.memory.Free()
 }
 
 // call runs a function of pdfium and returns its result, 0 after a fault.
@@ -350,7 +404,8 @@ func (in *instance) text(f fn, args ...uint64) string {
 
 // open loads the document; pages are read from r when they are asked for.
 func (in *instance) open(r io.ReaderAt, size int64, password string) error {
-	access, _, err := in.impl.CreateFileAccessReader(size, file{io.NewSectionReader(r, 0, size), in})
+	in.file = &file{r: io.NewSectionReader(r, 0, size), in: in}
+	access, _, err := in.impl.CreateFileAccessReader(size, in.file)
 	if err != nil {
 		return clara.Errorf(clara.Internal, "open pdf: %w", err)
 	}

@@ -6,8 +6,9 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 )
 
-// memories gives instances their memory, so that a watchdog can get at it
-// while it grows.
+// memories gives instances their memory: from the system and not from the
+// collector, so that it grows without a copy, comes cleared, is given back at
+// once, and so that a watchdog can get at it while it grows.
 type memories struct {
 	mu  sync.Mutex
 	all map[*memory]bool
@@ -19,11 +20,18 @@ type memory struct {
 	max   uint64
 	mu    sync.Mutex
 	buf   []byte
+	// mapped is all that was reserved; nil where the system gave none.
+	mapped []byte
 }
 
 // Allocate makes the memory of a new instance.
 func (ms *memories) Allocate(capacity, limit uint64) experimental.LinearMemory {
-	m := &memory{owner: ms, max: limit, buf: make([]byte, 0, capacity)}
+	m := &memory{owner: ms, max: limit}
+	if m.mapped = reserve(limit); m.mapped != nil {
+		m.buf = m.mapped[:0]
+	} else {
+		m.buf = make([]byte, 0, capacity)
+	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	ms.all[m] = true
@@ -45,7 +53,15 @@ func (ms *memories) of(first *byte) *memory {
 	return nil
 }
 
-// Reallocate grows the memory; room is doubled so that growing by pages copies little.
+// size is what the instance has grown to, in bytes.
+func (m *memory) size() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.buf)
+}
+
+// Reallocate grows the memory. Without a reservation room is doubled, so that
+// growing by pages copies little.
 func (m *memory) Reallocate(size uint64) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,11 +77,18 @@ func (m *memory) Reallocate(size uint64) []byte {
 	return m.buf
 }
 
-// Free forgets the memory.
+// Free gives the memory back. The instance must not run any more. A second
+// call does nothing.
 func (m *memory) Free() {
 	m.owner.mu.Lock()
-	defer m.owner.mu.Unlock()
 	delete(m.owner.all, m)
+	m.owner.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mapped != nil {
+		release(m.mapped)
+	}
+	m.buf, m.mapped = nil, nil
 }
 
 // spoil overwrites the memory with ones, save for n bytes at keep.

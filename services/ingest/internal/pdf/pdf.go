@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode"
 
 	"github.com/clara-suite/clara/libs/clara"
@@ -22,7 +23,7 @@ type Config struct {
 	// the user's cache folder if that is unset.
 	CacheDir string
 	// Workers is how many pages are read at once, over all documents; 0 is
-	// one a processor.
+	// one a processor. Each may take up to 1 GiB of memory.
 	Workers int
 	// OCR reads pages without text; nil reports them as not read.
 	OCR Recognizer
@@ -42,10 +43,11 @@ func New(cfg Config) *Reader {
 	if cfg.Workers <= 0 {
 		cfg.Workers = runtime.NumCPU()
 	}
-	return &Reader{engine: &engine{cacheDir: cfg.CacheDir, workers: cfg.Workers}, ocr: cfg.OCR}
+	return &Reader{engine: newEngine(cfg.CacheDir, cfg.Workers), ocr: cfg.OCR}
 }
 
-// Close frees pdfium. Readings under way end with an error.
+// Close ends the readings under way with a State error, waits for them and
+// frees pdfium.
 func (r *Reader) Close() error { return r.engine.close() }
 
 var _ doc.Reader = (*Reader)(nil)
@@ -81,6 +83,8 @@ type reading struct {
 	refs  map[[sha256.Size]byte]string
 	shown map[[sha256.Size]byte]int
 	full  bool // no more pictures are taken
+	// helpers counts the workers besides the first.
+	helpers atomic.Int32
 }
 
 // task is one page on its way through a worker.
@@ -96,9 +100,17 @@ type task struct {
 // the document is left unread.
 const giveUpAfter = 8
 
+// pagesPerWorker is how many pages must be left for a further worker: opening
+// the document once more costs about as much as reading some of them.
+const pagesPerWorker = 8
+
 func (rd *reading) run(ctx context.Context) (*doc.Document, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(rd.engine.closed, func() { cancel(errClosed) })()
+	if err := rd.engine.gate.enter(ctx); err != nil {
+		return nil, err
+	}
 	first, err := rd.openInstance(ctx)
 	if err != nil {
 		return nil, err
@@ -107,6 +119,9 @@ func (rd *reading) run(ctx context.Context) (*doc.Document, error) {
 	first.guard(ctx, rd.opts.Limits.PageTimeout, func() { pages = rd.facts(first) })
 	if err := first.err; err != nil {
 		first.close()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		return nil, clara.Errorf(clara.Corrupt, "open pdf: %w", err)
 	}
 	if pages == 0 {
@@ -120,19 +135,6 @@ func (rd *reading) run(ctx context.Context) (*doc.Document, error) {
 	jobs := make(chan *task)
 	// The window bounds how far the workers run ahead of what is taken over.
 	window := make(chan *task, 16)
-	var wg sync.WaitGroup
-	// One instance a document: a second one that is waited for and no longer needed may be lost to the pool when the
-	// wait is cancelled, and documents are read side by side anyway.
-	const workers = 1
-	for i := range workers {
-		wg.Go(func() {
-			w := &worker{reading: rd, ctx: ctx}
-			if i == 0 {
-				w.in = first
-			}
-			w.run(jobs)
-		})
-	}
 	go func() {
 		defer close(window)
 		defer close(jobs)
@@ -150,8 +152,25 @@ func (rd *reading) run(ctx context.Context) (*doc.Document, error) {
 			}
 		}
 	}()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		w := &worker{reading: rd, ctx: ctx, in: first}
+		w.run(jobs, func(index int) bool {
+			// Further workers only as long as places are free: nobody waits
+			// for a second place while he holds one.
+			for helpers := int(rd.helpers.Load()); n-index > pagesPerWorker*(helpers+1) && rd.engine.gate.tryEnter(); helpers++ {
+				rd.helpers.Add(1)
+				wg.Go(func() {
+					defer rd.helpers.Add(-1)
+					w := &worker{reading: rd, ctx: ctx, placed: true}
+					w.run(jobs, func(int) bool { return !rd.engine.gate.crowded() })
+				})
+			}
+			return true
+		})
+	})
 	err = rd.collect(ctx, window, n)
-	cancel() // workers still waiting for an instance have nothing to do
+	cancel(nil) // workers still waiting for an instance have nothing to do
 	wg.Wait()
 	if err != nil {
 		return nil, err
@@ -255,6 +274,8 @@ func (rd *reading) write() {
 	}
 }
 
+// openInstance opens the document for a caller that holds a place in the gate.
+// The place goes with the instance, and is given back without one.
 func (rd *reading) openInstance(ctx context.Context) (*instance, error) {
 	in, err := rd.engine.instance(ctx)
 	if err != nil {
@@ -269,7 +290,7 @@ func (rd *reading) openInstance(ctx context.Context) (*instance, error) {
 		in.close()
 		switch {
 		case ctx.Err() != nil:
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		case errors.Is(err, context.DeadlineExceeded):
 			return nil, clara.Errorf(clara.Corrupt, "open pdf: pdfium did not end within %s", limit)
 		case clara.KindOf(err) == clara.Internal:
@@ -325,37 +346,68 @@ func (in *instance) outline(out map[string]int, b uint64, level int, seen map[ui
 // worker reads pages with one instance at a time.
 type worker struct {
 	*reading
-	ctx   context.Context
-	in    *instance
-	pages *pageReader
+	ctx context.Context
+	// placed means that the worker holds a place in the gate without an instance.
+	placed bool
+	in     *instance
+	pages  *pageReader
 }
 
-func (w *worker) run(jobs <-chan *task) {
-	defer func() {
-		if w.in != nil {
-			w.in.close()
-		}
-	}()
+// freshAfter is the memory, in bytes, with which an instance is exchanged for a
+// new one: what one page took is never given back by it.
+const freshAfter = 256 << 20
+
+// run reads pages until there are none or goOn, which gets the index of each
+// page before it is read, says no.
+func (w *worker) run(jobs <-chan *task, goOn func(index int) bool) {
+	defer w.drop()
 	for {
 		// An instance first, then a page: a worker that held a page while it waited for an instance would hold up
-		// its document, whose other worker keeps the instance that another document waits for in the same way.
-		var openErr error
-		if w.in == nil {
-			w.pages = nil
-			if w.in, openErr = w.openInstance(w.ctx); openErr != nil && w.ctx.Err() != nil {
-				return
-			}
+		// its document, whose other workers keep the instance that another document waits for in the same way.
+		openErr := w.open()
+		if openErr != nil && w.ctx.Err() != nil {
+			return
 		}
 		t, ok := <-jobs
 		if !ok {
 			return
 		}
+		more := goOn(t.index)
 		if openErr != nil {
 			t.err = openErr
 		} else {
 			t.layout, t.images, t.err = w.read(t.index)
 		}
 		close(t.done)
+		if !more {
+			return
+		}
+		if w.in != nil && w.in.memory.size() > freshAfter {
+			w.drop()
+		}
+	}
+}
+
+// open gives the worker an instance if it has none.
+func (w *worker) open() (err error) {
+	if w.in != nil {
+		return nil
+	}
+	if !w.placed {
+		if err := w.engine.gate.enter(w.ctx); err != nil {
+			return err
+		}
+	}
+	w.placed = false
+	w.in, err = w.openInstance(w.ctx)
+	return err
+}
+
+// drop closes the worker's instance if it has one.
+func (w *worker) drop() {
+	if w.in != nil {
+		w.in.close()
+		w.in, w.pages = nil, nil
 	}
 }
 
@@ -381,8 +433,7 @@ func (w *worker) read(index int) (l *layout, images []imageData, err error) {
 	}
 	if in.err != nil {
 		err := in.err
-		in.close()
-		w.in, w.pages = nil, nil
+		w.drop()
 		switch {
 		case w.ctx.Err() != nil:
 			return nil, nil, w.ctx.Err()

@@ -8,7 +8,6 @@ import (
 	"image"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -327,21 +326,6 @@ func TestHostile(t *testing.T) {
 		data := bytes.Replace(w.bytes(), []byte("<< /Type /Font /Subtype /Type1"), []byte("<< /Title (x) /Next 3 0 R /First 3 0 R /Type /Font /Subtype /Type1"), 1)
 		d := read(t, r, data, doc.Options{})
 		assert.Len(t, d.Pages, 1)
-	})
-	t.Run("a page that takes too long", func(t *testing.T) {
-		w := &writer{}
-		w.page()
-		w.paragraph(1, 10, 72, 90, "Quick.")
-		w.page()
-		w.raw(strings.Repeat("q 1 0 0 1 0 0 cm BT /F1 8 Tf 9 9 Td (slow) Tj ET Q ", 400_000))
-		w.page()
-		w.paragraph(1, 10, 72, 90, "Quick too.")
-		d := read(t, r, w.bytes(), doc.Options{Limits: doc.Limits{PageTimeout: 200 * time.Millisecond}})
-		require.Len(t, d.Pages, 3)
-		assert.Equal(t, doc.Partial, d.State())
-		assert.Contains(t, d.Pages[1].Err, "not read within")
-		assert.Equal(t, doc.ByNone, d.Pages[1].ReadBy)
-		assert.Equal(t, "Quick too.", d.Pages[2].Markdown)
 	})
 	t.Run("more pages than the limit", func(t *testing.T) {
 		w := &writer{}

@@ -182,7 +182,9 @@ func (f frame) direction(a, b float64) int {
 
 // read reads the loaded page.
 func (r *pageReader) read(page uint64, number int) *source {
+	// Fonts too: pdfium frees those that no open page uses.
 	clear(r.objects)
+	clear(r.fonts)
 	s := &source{number: number}
 	f := frame{rotation: r.callInt(fnPageRotation, page) & 3}
 	// FS_RECTF is left, top, right, bottom.

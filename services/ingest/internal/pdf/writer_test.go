@@ -13,6 +13,7 @@ type writer struct {
 	extra  string   // more entries of the catalog
 	annots []string // of each page, by index
 	images [][]byte // raw RGB, 32 x 32, as /I0, /I1, ..
+	forms  []string // content of form objects, as /X0, /X1, .., which can draw each other
 }
 
 // page begins a page; calls that draw go to the last one.
@@ -53,7 +54,7 @@ func (w *writer) bytes() []byte {
 	}
 	b.WriteString("%PDF-1.7\n")
 	object("<< /Type /Catalog /Pages 2 0 R " + w.extra + ">>")
-	first := 6 + len(w.images)
+	first := 6 + len(w.images) + len(w.forms)
 	kids := ""
 	for i := range w.pages {
 		kids += fmt.Sprintf("%d 0 R ", first+2*i)
@@ -66,6 +67,12 @@ func (w *writer) bytes() []byte {
 	for i, img := range w.images {
 		xobjects += fmt.Sprintf("/I%d %d 0 R ", i, 6+i)
 		object(fmt.Sprintf("<< /Type /XObject /Subtype /Image /Width 32 /Height 32 /BitsPerComponent 8 /ColorSpace /DeviceRGB /Length %d >>\nstream\n%s\nendstream", len(img), img))
+	}
+	for i := range w.forms {
+		xobjects += fmt.Sprintf("/X%d %d 0 R ", i, 6+len(w.images)+i)
+	}
+	for _, f := range w.forms {
+		object(fmt.Sprintf("<< /Type /XObject /Subtype /Form /BBox [0 0 612 792] /Resources << /XObject << %s>> >> /Length %d >>\nstream\n%s\nendstream", xobjects, len(f), f))
 	}
 	for i, p := range w.pages {
 		annots := ""
