@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/clara-suite/clara/libs/app"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/events"
@@ -149,10 +151,17 @@ func (s *Service) retry(ctx context.Context, j *jobv1.Job) error {
 	for _, i := range failed {
 		d, err := s.catalog.LiveDocument(ctx, i.Name)
 		if err != nil {
-			if clara.KindOf(err) == clara.NotFound || clara.KindOf(err) == clara.Invalid {
+			if clara.KindOf(err) != clara.NotFound && clara.KindOf(err) != clara.Invalid {
+				return err
+			}
+			if len(j.Spec) == 0 || i.State != jobv1.Job_STATE_FAILED {
 				continue // never arrived, or deleted since: nothing is stored that could be read again
 			}
-			return err
+			if err := s.fetchAgain(ctx, j, i); err != nil {
+				return err
+			}
+			again++
+			continue
 		}
 		if err := s.app.Jobs.ResetItem(ctx, j.Name, &jobv1.Item{Name: i.Name, Label: i.Label, State: jobv1.Job_STATE_PENDING, Stage: "waiting"}); err != nil {
 			return err
@@ -166,6 +175,19 @@ func (s *Service) retry(ctx context.Context, j *jobv1.Job) error {
 		return clara.Errorf(clara.State, "%s holds nothing that could be done again: files that were refused must be sent anew with clara ingest", j.Name)
 	}
 	return nil
+}
+
+// fetchAgain asks once more for the file of an event's job.
+func (s *Service) fetchAgain(ctx context.Context, j *jobv1.Job, i *jobv1.Item) error {
+	e := &eventv1.IngestRequested{}
+	if err := proto.Unmarshal(j.Spec, e); err != nil {
+		return clara.Errorf(clara.Corrupt, "%s: its event: %w", j.Name, err)
+	}
+	e.Job = j.Name
+	if err := s.app.Jobs.ResetItem(ctx, j.Name, &jobv1.Item{Name: i.Name, Label: i.Label, State: jobv1.Job_STATE_PENDING, Stage: "waiting"}); err != nil {
+		return err
+	}
+	return s.app.Conn.Publish(ctx, "", e)
 }
 
 // Units are the parts of the service that run.

@@ -353,6 +353,45 @@ func TestURIs(t *testing.T) {
 	assert.Contains(t, end.Items[0].Error, "roots")
 }
 
+// An event that names no job has its own, which shows what became of the file and fetches it again.
+func TestEventsHaveJobs(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	s := start(t, func(c *ingest.Config) { c.Roots = []string{root} })
+	late := filepath.Join(root, "late.txt")
+	event := &eventv1.IngestRequested{Collection: "docs", Uri: (&url.URL{Scheme: "file", Path: filepath.ToSlash(late)}).String()}
+	require.NoError(t, s.Conn.Publish(t.Context(), "", event))
+	var name string
+	require.Eventually(t, func() bool {
+		r, err := s.jobs.ListJobs(t.Context(), &jobv1.ListJobsRequest{})
+		if err == nil && len(r.Jobs) == 1 {
+			name = r.Jobs[0].Name
+		}
+		return name != ""
+	}, 20*time.Second, 10*time.Millisecond)
+	end := s.ended(name)
+	assert.Equal(t, jobv1.Job_STATE_FAILED, end.State)
+	assert.Contains(t, end.Error, "late.txt")
+
+	require.NoError(t, os.WriteFile(late, []byte("It has come in the end, and is long enough."), 0o600))
+	_, err := s.jobs.RetryJob(t.Context(), &jobv1.RetryJobRequest{Name: name})
+	require.NoError(t, err)
+	end = s.ended(name)
+	assert.Equal(t, jobv1.Job_STATE_SUCCEEDED, end.State)
+	require.Len(t, end.Items, 1)
+	assert.Equal(t, ingestv1.Document_STATE_READY, s.document(end.Items[0].Name).State)
+
+	// Asked for twice under one request id, it is one job.
+	event.RequestId = "monday"
+	for range 2 {
+		require.NoError(t, s.Conn.Publish(t.Context(), "", event))
+	}
+	require.Eventually(t, func() bool {
+		r, err := s.jobs.ListJobs(t.Context(), &jobv1.ListJobsRequest{})
+		return err == nil && len(r.Jobs) == 2 && r.Jobs[0].State == jobv1.Job_STATE_SUCCEEDED && r.Jobs[1].State == jobv1.Job_STATE_SUCCEEDED
+	}, 20*time.Second, 10*time.Millisecond)
+}
+
 func TestWatchedFolder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

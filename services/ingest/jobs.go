@@ -20,11 +20,10 @@ type jobs struct {
 
 func newJobs(store *job.Jobs) *jobs { return &jobs{store: store, last: map[string]time.Time{}} }
 
-// Start makes a job that items are added to until Seal.
-func (j *jobs) Start(ctx context.Context, kind, target, detail, requestID string) (*jobv1.Job, error) {
-	return j.store.CreateOpen(ctx, &jobv1.Job{
-		Type: kind, Target: target, Detail: detail, RequestId: requestID, Progress: &jobv1.Progress{Unit: "documents"},
-	})
+// Start makes a job that items are added to until Seal, or returns the one that its request id has made.
+func (j *jobs) Start(ctx context.Context, in *jobv1.Job) (*jobv1.Job, error) {
+	in.Progress = &jobv1.Progress{Unit: "documents"}
+	return j.store.CreateOpen(ctx, in)
 }
 
 // Item stores the state of a part of a job. A job that is gone is no error: the work counts without it.

@@ -10,18 +10,27 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/disk"
 )
 
-// NATS is an embedded server.
+// NATS is an embedded server. A stream that could not be written stays closed until its server starts again, so
+// after a full disk Run starts it again by itself; clients reconnect.
 type NATS struct {
+	opts   server.Options
+	log    *slog.Logger
+	broken atomic.Bool // a write of a stream has failed
+
+	mu  sync.Mutex
 	srv *server.Server
-	log *slog.Logger
 }
 
 // NATSOptions say where it keeps its data and where it listens.
@@ -65,47 +74,114 @@ func StartNATS(ctx context.Context, o NATSOptions) (*NATS, error) {
 		}
 		l.Close()
 	}
-	srv, err := server.NewServer(opts)
-	if err != nil {
-		return nil, clara.Errorf(clara.State, "start NATS in %s: %w", o.Dir, err)
+	n := &NATS{opts: *opts, log: o.Log}
+	if err := n.start(ctx); err != nil {
+		return nil, err
 	}
-	srv.SetLoggerV2(natsLog{o.Log}, false, false, false)
+	return n, nil
+}
+
+// start starts a server and returns when it takes connections.
+func (n *NATS) start(ctx context.Context) error {
+	opts := n.opts // a server changes its options
+	srv, err := server.NewServer(&opts)
+	if err != nil {
+		return clara.Errorf(clara.State, "start NATS in %s: %w", opts.StoreDir, err)
+	}
+	srv.SetLoggerV2(natsLog{n.log, &n.broken}, false, false, false)
 	go srv.Start()
 	for !srv.ReadyForConnections(100 * time.Millisecond) {
 		if err := ctx.Err(); err != nil {
 			srv.Shutdown()
-			return nil, fmt.Errorf("start NATS: %w", err)
+			return fmt.Errorf("start NATS: %w", err)
 		}
 		if !srv.Running() {
-			return nil, clara.Errorf(clara.State, "NATS stopped while starting in %s: see the log", o.Dir)
+			return clara.Errorf(clara.State, "NATS stopped while starting in %s: see the log", opts.StoreDir)
 		}
 	}
-	return &NATS{srv: srv, log: o.Log}, nil
+	if addr, ok := srv.Addr().(*net.TCPAddr); ok {
+		n.opts.Port = addr.Port // a random port stays the same for clients that reconnect
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.srv = srv
+	return nil
 }
 
-// Conn returns a connection within the process, for nats.InProcessServer.
-func (n *NATS) InProcessConn() (net.Conn, error) { return n.srv.InProcessConn() }
+func (n *NATS) server() *server.Server {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.srv
+}
+
+// Run starts the server again when a full disk has closed a stream and there is room once more. It ends with ctx.
+func (n *NATS) Run(ctx context.Context) error {
+	const every = 2 * time.Second
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	told := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if !n.broken.Load() {
+			continue
+		}
+		if err := disk.Room(n.opts.StoreDir, 0); err != nil {
+			if !told {
+				n.log.Error("events can't be stored", "err", err)
+			}
+			told = true
+			continue
+		}
+		n.log.Info("starting NATS again: a stream was closed after a write that failed")
+		n.broken.Store(false)
+		n.Stop()
+		if err := n.start(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+		told = false
+	}
+}
+
+// InProcessConn returns a connection within the process, for nats.InProcessServer.
+func (n *NATS) InProcessConn() (net.Conn, error) { return n.server().InProcessConn() }
 
 // URL is where clients outside the process connect; empty if it does not listen.
 func (n *NATS) URL() string {
-	if n.srv.Addr() == nil {
+	if n.server().Addr() == nil {
 		return ""
 	}
-	return "nats://" + n.srv.Addr().String()
+	return "nats://" + n.server().Addr().String()
 }
 
 // Stop ends the server after its streams are on disk.
 func (n *NATS) Stop() {
-	n.srv.Shutdown()
-	n.srv.WaitForShutdown()
+	srv := n.server()
+	srv.Shutdown()
+	srv.WaitForShutdown()
 }
 
 // natsLog passes the server's messages on; its notices are debug to us.
-type natsLog struct{ log *slog.Logger }
+type natsLog struct {
+	log    *slog.Logger
+	broken *atomic.Bool // set when a write of a stream has failed
+}
 
 func (l natsLog) Noticef(f string, v ...any) { l.log.Debug("nats", "msg", fmt.Sprintf(f, v...)) }
 func (l natsLog) Warnf(f string, v ...any)   { l.log.Warn("nats", "msg", fmt.Sprintf(f, v...)) }
 func (l natsLog) Fatalf(f string, v ...any)  { l.log.Error("nats", "msg", fmt.Sprintf(f, v...)) }
-func (l natsLog) Errorf(f string, v ...any)  { l.log.Error("nats", "msg", fmt.Sprintf(f, v...)) }
 func (l natsLog) Debugf(f string, v ...any)  { l.log.Debug("nats", "msg", fmt.Sprintf(f, v...)) }
 func (l natsLog) Tracef(string, ...any)      {}
+
+// Errorf also looks for writes that failed: the server has no other way of telling. Of what repeats one line is enough.
+func (l natsLog) Errorf(f string, v ...any) {
+	msg := fmt.Sprintf(f, v...)
+	full := strings.Contains(msg, syscall.ENOSPC.Error()) || strings.Contains(msg, syscall.EDQUOT.Error())
+	if full && l.broken.Swap(true) {
+		return
+	}
+	l.log.Error("nats", "msg", msg)
+}

@@ -135,7 +135,8 @@ func (c *Cmd) open(ctx context.Context, a *app.App, data string) ([]lifecycle.Un
 	if err := a.Dial(app.Peers{}, memory); err != nil {
 		return nil, err
 	}
-	return c.build(ctx, a)
+	units, err := c.build(ctx, a)
+	return append([]lifecycle.Unit{{Name: "nats", Run: nats.Run}}, units...), err
 }
 
 func (c *Cmd) build(ctx context.Context, a *app.App) ([]lifecycle.Unit, error) {

@@ -192,3 +192,14 @@ func (p *progress) add(ctx context.Context, n int) {
 		p.x.Log.DebugContext(ctx, "progress not stored", "job", p.job, "err", err)
 	}
 }
+
+// wait tells the job what the document waits for, if err is of that kind.
+func (p *progress) wait(ctx context.Context, err error) {
+	if p.job == "" || !clara.Waits(err) {
+		return
+	}
+	p.item.Stage = "waiting: " + err.Error()
+	if err := p.x.Jobs.SetItem(ctx, p.job, p.item); err != nil && ctx.Err() == nil {
+		p.x.Log.DebugContext(ctx, "progress not stored", "job", p.job, "err", err)
+	}
+}

@@ -56,6 +56,7 @@ func (x *Indexer) write(ctx context.Context, w work, d *ingestv1.Document) error
 	}
 	for range passes {
 		if err := x.pass(ctx, i, lease, w, p); err != nil {
+			p.wait(ctx, err)
 			return x.dropped(w.index, err)
 		}
 		if err := x.look(ctx, w, p.job); err != nil {

@@ -12,6 +12,7 @@ import (
 	"path"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clara-suite/clara/libs/blob"
@@ -28,6 +29,8 @@ import (
 
 // Jobs is what the pipeline tells of its progress.
 type Jobs interface {
+	// Start makes a job, or returns the one that the request id has made.
+	Start(ctx context.Context, job *jobv1.Job) (*jobv1.Job, error)
 	// Item stores the state of a document in its job. A job that is gone is no error.
 	Item(ctx context.Context, job string, item *jobv1.Item) error
 	// Reset is Item that also opens an item that has ended, and its job: the work begins once more.
@@ -167,7 +170,7 @@ func (p *Pipeline) Handle(ctx context.Context, e *eventv1.IngestRequested) error
 	}
 	extracted, err := p.read(ctx, d, e.Password)
 	if err != nil {
-		return p.fault(ctx, name, e.Revision, err)
+		return p.fault(ctx, d, err)
 	}
 	return p.place(ctx, d, extracted, extractKey(d.ContentHash, e.Password))
 }
@@ -175,7 +178,17 @@ func (p *Pipeline) Handle(ctx context.Context, e *eventv1.IngestRequested) error
 // Parked ends a document whose event was given up.
 func (p *Pipeline) Parked(ctx context.Context, e *eventv1.IngestRequested, reason error) error {
 	if !strings.HasPrefix(e.Uri, "blob:") {
-		return p.Jobs.Item(ctx, e.Job, &jobv1.Item{Name: e.Uri, Label: label(e), State: jobv1.Job_STATE_FAILED, Error: reason.Error()})
+		if catalog.CheckCollection(e.Collection) != nil {
+			return nil // no collection whose job it could be; the dead letter has it
+		}
+		job, err := p.job(ctx, e)
+		if err != nil {
+			return err
+		}
+		if err := p.Jobs.Item(ctx, job, &jobv1.Item{Name: named(e), Label: label(e), State: jobv1.Job_STATE_FAILED, Error: reason.Error()}); err != nil {
+			return err
+		}
+		return p.seal(ctx, e, job)
 	}
 	return p.Fail(ctx, catalog.DocumentName(e.Collection, e.Document), e.Revision, reason.Error())
 }
@@ -185,6 +198,43 @@ func label(e *eventv1.IngestRequested) string {
 		return e.File
 	}
 	return path.Base(e.Uri)
+}
+
+// job returns the job that counts the file of an event: the one that it names, or its own. Another delivery of the
+// event, or one with the same request id, is in the same job.
+func (p *Pipeline) job(ctx context.Context, e *eventv1.IngestRequested) (string, error) {
+	if e.Job != "" {
+		return e.Job, nil
+	}
+	id := e.RequestId
+	if id == "" {
+		id = "event " + events.ID(ctx)
+	}
+	again := proto.Clone(e).(*eventv1.IngestRequested) // what a retry asks for; records are no place for passwords
+	again.Password, again.RequestId = "", ""
+	spec, err := proto.Marshal(again)
+	if err != nil {
+		return "", fmt.Errorf("encode event: %w", err)
+	}
+	j, err := p.Jobs.Start(ctx, &jobv1.Job{Type: "ingest", Target: catalog.CollectionName(e.Collection), Detail: label(e), RequestId: id, Spec: spec})
+	return j.GetName(), err
+}
+
+// seal says that no more files come into an event's own job.
+func (p *Pipeline) seal(ctx context.Context, e *eventv1.IngestRequested, job string) error {
+	if e.Job != "" {
+		return nil
+	}
+	return p.Jobs.Seal(ctx, job)
+}
+
+// named is the document that an event's file is, or is to be.
+func named(e *eventv1.IngestRequested) string {
+	document := e.Document
+	if document == "" {
+		document = catalog.DocumentID(e.Collection, e.Uri)
+	}
+	return catalog.DocumentName(e.Collection, document)
 }
 
 // fetch copies a file that an event names into the store and accepts it.
@@ -208,14 +258,16 @@ func (p *Pipeline) fetch(ctx context.Context, e *eventv1.IngestRequested) error 
 	if err != nil {
 		return err
 	}
-	document := e.Document
-	if document == "" {
-		document = catalog.DocumentID(e.Collection, e.Uri)
+	job, err := p.job(ctx, e)
+	if err != nil {
+		return err
 	}
-	_, err = p.Accept(ctx, File{
-		Document: catalog.DocumentName(e.Collection, document), Name: label(e), URI: e.Uri, Hash: hash, Size: size, Job: e.Job, Password: e.Password,
-	}, false)
-	return err
+	if _, err = p.Accept(ctx, File{
+		Document: named(e), Name: label(e), URI: e.Uri, Hash: hash, Size: size, Job: job, Password: e.Password,
+	}, e.Password != ""); err != nil {
+		return err
+	}
+	return p.seal(ctx, e, job)
 }
 
 // cancelled ends a document whose job somebody stopped.
@@ -285,7 +337,7 @@ func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *d
 		}
 		sets, err := p.cut(ctx, d, c, extracted)
 		if err != nil {
-			return p.fault(ctx, d.Name, d.Revision, err)
+			return p.fault(ctx, d, err)
 		}
 		stored, ok, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
 			describe(d, extracted)
@@ -365,16 +417,20 @@ func describe(d *ingestv1.Document, x *doc.Document) {
 	}
 }
 
-// fault ends a document for good if trying again can't help, else hands the error to the consumer.
-func (p *Pipeline) fault(ctx context.Context, name string, revision int64, err error) error {
+// fault ends a document for good if trying again can't help, else hands the error to the consumer; what the
+// document waits for is told to its job.
+func (p *Pipeline) fault(ctx context.Context, d *ingestv1.Document, err error) error {
 	switch clara.KindOf(err) {
 	case clara.Invalid, clara.Unsupported, clara.Corrupt:
 		if clara.IsContext(err) {
 			return err
 		}
-		return p.Fail(ctx, name, revision, err.Error())
+		return p.Fail(ctx, d.Name, d.Revision, err.Error())
 	case clara.NotFound:
-		return p.Fail(ctx, name, revision, err.Error())
+		return p.Fail(ctx, d.Name, d.Revision, err.Error())
+	}
+	if clara.Waits(err) {
+		p.Jobs.Progress(d.Job, &jobv1.Item{Name: d.Name, Label: d.File, State: jobv1.Job_STATE_RUNNING, Stage: "waiting: " + err.Error()})
 	}
 	return err
 }

@@ -33,7 +33,7 @@ import (
 
 // Jobs is what the server needs of jobs.
 type Jobs interface {
-	Start(ctx context.Context, kind, target, detail, requestID string) (*jobv1.Job, error)
+	Start(ctx context.Context, job *jobv1.Job) (*jobv1.Job, error)
 	Item(ctx context.Context, job string, item *jobv1.Item) error
 	// Seal says that no more items will come: the job ends with the last of them.
 	Seal(ctx context.Context, job string) error
@@ -224,7 +224,7 @@ func (s *Server) StartIngest(ctx context.Context, r *ingestv1.StartIngestRequest
 	if _, err := s.Collection(ctx, id); err != nil {
 		return nil, err
 	}
-	return s.Jobs.Start(ctx, "ingest", r.Parent, r.Label, r.RequestId)
+	return s.Jobs.Start(ctx, &jobv1.Job{Type: "ingest", Target: r.Parent, Detail: r.Label, RequestId: r.RequestId})
 }
 
 // FinishIngest says that no more files will come.
@@ -499,7 +499,9 @@ func (s *Server) ReprocessDocument(ctx context.Context, r *ingestv1.ReprocessDoc
 		}
 		names = []string{r.Name}
 	}
-	job, err := s.Jobs.Start(ctx, "ingest", catalog.CollectionName(catalog.CollectionID(r.Name)), "reprocess "+strings.TrimPrefix(r.Name, "collections/"), r.RequestId)
+	job, err := s.Jobs.Start(ctx, &jobv1.Job{
+		Type: "ingest", Target: catalog.CollectionName(catalog.CollectionID(r.Name)), Detail: "reprocess " + strings.TrimPrefix(r.Name, "collections/"), RequestId: r.RequestId,
+	})
 	if err != nil {
 		return nil, err
 	}
