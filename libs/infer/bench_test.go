@@ -40,16 +40,20 @@ func benchBase(b *testing.B) string {
 	if p := os.Getenv("CLARA_BENCH_MODEL"); p != "" {
 		return p
 	}
+	base := exampleBase(b)
+	require.FileExists(b, base, "set CLARA_BENCH_MODEL to a Hugging Face folder or a GGUF file")
+	return base
+}
+
+// exampleBase is where make deps puts the example base model.
+func exampleBase(t testing.TB) string {
 	cache := os.Getenv("CLARA_CACHE")
 	if cache == "" {
 		dir, err := os.UserCacheDir()
-		require.NoError(b, err)
+		require.NoError(t, err)
 		cache = filepath.Join(dir, "clara")
 	}
-	files, err := filepath.Glob(filepath.Join(cache, "models", "smollm2-135m", "*.gguf"))
-	require.NoError(b, err)
-	require.NotEmpty(b, files, "set CLARA_BENCH_MODEL to a Hugging Face folder or a GGUF file")
-	return files[0]
+	return filepath.Join(cache, "models", "smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
 // benchPackage imports the model once a process, with 16 memory tokens a document of 256.
