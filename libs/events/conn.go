@@ -278,6 +278,9 @@ func wrap(ctx context.Context, err error, format string, args ...any) error {
 	if ctx.Err() != nil && clara.IsContext(err) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
+	if clara.IsContext(err) {
+		what += ": NATS does not answer; if it runs, see its log: its disk may be full"
+	}
 	return clara.Errorf(kindOf(err), "%s: %w", what, err)
 }
 

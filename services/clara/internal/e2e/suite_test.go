@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -100,7 +101,8 @@ func freePort(t testing.TB) string {
 type process struct {
 	name string
 	args []string
-	addr string // where it answers /readyz; "" if it does not
+	wrap []string // a command that the program is started by; it becomes the program
+	addr string   // where it answers /readyz; "" if it does not
 	log  string
 
 	mu   sync.Mutex
@@ -116,7 +118,8 @@ func (p *process) start() error {
 	defer out.Close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cmd = exec.Command(filepath.Join(programs, p.name), p.args...)
+	line := slices.Concat(p.wrap, []string{filepath.Join(programs, p.name)}, p.args)
+	p.cmd = exec.Command(line[0], line[1:]...)
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = environment("CLARA_LOG_FORMAT=text"), out, out
 	if err := p.cmd.Start(); err != nil {
 		return err

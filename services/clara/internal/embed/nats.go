@@ -27,6 +27,7 @@ import (
 type NATS struct {
 	opts   server.Options
 	log    *slog.Logger
+	state  func(error)
 	broken atomic.Bool // a write of a stream has failed
 
 	mu  sync.Mutex
@@ -40,6 +41,8 @@ type NATSOptions struct {
 	// Listen is host:port for clients outside the process; empty: none.
 	Listen string
 	Log    *slog.Logger
+	// OnState is told why nothing can be stored, and nil when it can be again. Optional.
+	OnState func(error)
 }
 
 // StartNATS starts the server and returns when it takes connections.
@@ -74,7 +77,10 @@ func StartNATS(ctx context.Context, o NATSOptions) (*NATS, error) {
 		}
 		l.Close()
 	}
-	n := &NATS{opts: *opts, log: o.Log}
+	n := &NATS{opts: *opts, log: o.Log, state: o.OnState}
+	if n.state == nil {
+		n.state = func(error) {}
+	}
 	if err := n.start(ctx); err != nil {
 		return nil, err
 	}
@@ -132,6 +138,7 @@ func (n *NATS) Run(ctx context.Context) error {
 		if err := disk.Room(n.opts.StoreDir, 0); err != nil {
 			if !told {
 				n.log.Error("events can't be stored", "err", err)
+				n.state(err)
 			}
 			told = true
 			continue
@@ -142,6 +149,7 @@ func (n *NATS) Run(ctx context.Context) error {
 		if err := n.start(ctx); err != nil && ctx.Err() == nil {
 			return err
 		}
+		n.state(nil)
 		told = false
 	}
 }

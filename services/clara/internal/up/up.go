@@ -107,7 +107,9 @@ func loopback(addr string) bool {
 // open starts the embedded servers, connects to them, and builds the services.
 func (c *Cmd) open(ctx context.Context, a *app.App, data string) ([]lifecycle.Unit, error) {
 	// Before anything is made: a port in use is the most common fault.
-	nats, err := embed.StartNATS(ctx, embed.NATSOptions{Dir: filepath.Join(data, "nats"), Listen: c.NATSListen, Log: a.Log})
+	nats, err := embed.StartNATS(ctx, embed.NATSOptions{
+		Dir: filepath.Join(data, "nats"), Listen: c.NATSListen, Log: a.Log, OnState: func(err error) { a.Ready.Set("nats disk", err) },
+	})
 	if err != nil {
 		return nil, err
 	}
