@@ -173,6 +173,18 @@ func TestWriterRoundTrips(t *testing.T) {
 	assert.Zero(t, b.Len())
 }
 
+func TestSourcesRoundTrip(t *testing.T) {
+	for _, kind := range []dataset.Kind{dataset.Pretrain, dataset.EndToEnd} {
+		in := dataset.Sample{Kind: kind, DataType: dataset.QA, Questions: []string{"q"}, Answers: []string{"a"}, Docs: []string{"d"}, Sources: []string{"d-1", "d-2"}}
+		var buf bytes.Buffer
+		require.NoError(t, dataset.NewWriter(&buf).Write(in))
+		for out, fault := range dataset.Samples(&buf, "f", kind) {
+			require.Nil(t, fault)
+			assert.Equal(t, in.Sources, out.Sources)
+		}
+	}
+}
+
 func TestDocuments(t *testing.T) {
 	text := `{"file_path":"p/a.pdf","filename":"a.pdf","content":"# A","product_area":"p","extracted_images":["i.png",{"path":"j.png"}],"pages":3}
 {"filename":"x"}
@@ -225,6 +237,33 @@ func FuzzSamples(f *testing.F) {
 		for s, fault := range dataset.Samples(bytes.NewReader(data), "f", dataset.Any) {
 			if fault == nil && (len(s.Docs) == 0 || len(s.Answers) == 0) {
 				t.Fatalf("accepted a sample without documents or answers: %+v", s)
+			}
+		}
+	})
+}
+
+// Documents come back as they were written, and faulty lines stop nothing.
+func FuzzDocuments(f *testing.F) {
+	f.Add([]byte(`{"file_path":"a/b.pdf","filename":"b.pdf","content":"# x [IMAGE_REF: c]","product_area":"a","extracted_images":[{"path":"c"},"d"],"more":{"x":1}}`))
+	f.Add([]byte("{}\n\xff\nnull\n[1]\n{\"content\":7}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for d, fault := range dataset.Documents(bytes.NewReader(data), "f") {
+			if fault != nil {
+				continue
+			}
+			var buf bytes.Buffer
+			if err := dataset.NewWriter(&buf).WriteDocument(d); err != nil {
+				t.Fatalf("%+v: %v", d, err)
+			}
+			n := 0
+			for again, fault := range dataset.Documents(&buf, "f") {
+				n++
+				if fault != nil || again.Content != d.Content || again.FilePath != d.FilePath || len(again.ExtractedImages) != len(d.ExtractedImages) {
+					t.Fatalf("%+v came back as %+v, %v", d, again, fault)
+				}
+			}
+			if n != 1 {
+				t.Fatalf("%+v came back as %d lines", d, n)
 			}
 		}
 	})

@@ -77,7 +77,7 @@ func parse(data []byte, kind Kind) (Sample, error) {
 	if kind == Any {
 		s.Kind = l.kind()
 	}
-	for _, step := range []func(*Sample) error{l.parseID, l.parseDataType, l.parseDocs, l.parseQuestions, l.parseAnswers, l.parsePositives} {
+	for _, step := range []func(*Sample) error{l.parseID, l.parseDataType, l.parseDocs, l.parseQuestions, l.parseAnswers, l.parsePositives, l.parseSources} {
 		if err := step(&s); err != nil {
 			return Sample{}, err
 		}
@@ -261,6 +261,12 @@ func (l line) parsePositives(s *Sample) error {
 		}
 	}
 	return nil
+}
+
+func (l line) parseSources(s *Sample) error {
+	var err error
+	s.Sources, _, _, err = l.texts("source_ids")
+	return err
 }
 
 // check looks at what a sample's parts say together.

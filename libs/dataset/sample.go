@@ -41,6 +41,10 @@ type Sample struct {
 	// PosIndex holds the places of the positives in Docs; nil if unknown.
 	PosIndex []int
 
+	// Sources name the documents that the sample is about, "source_ids" in the files; nil if unknown. They say which
+	// samples belong together, and nothing else.
+	Sources []string
+
 	File string
 	Line int // from 1
 }

@@ -35,7 +35,8 @@ func (w *Writer) Write(s Sample) error {
 			Question []string `json:"question"`
 			Answers  []string `json:"answers"`
 			Docs     []string `json:"docs"`
-		}{s.ID, s.DataType, questions, s.Answers, s.Docs}
+			Sources  []string `json:"source_ids,omitempty"`
+		}{s.ID, s.DataType, questions, s.Answers, s.Docs, s.Sources}
 	case Instruction, EndToEnd:
 		var golds []string
 		for _, g := range s.Golds {
@@ -54,7 +55,8 @@ func (w *Writer) Write(s Sample) error {
 			Golds    []string `json:"golden_answers,omitempty"`
 			Aliases  []string `json:"answer_aliases,omitempty"`
 			PosIndex []int    `json:"pos_index,omitzero"`
-		}{s.ID, s.Question(), s.Docs, s.Answer(), golds, s.Aliases, s.PosIndex}
+			Sources  []string `json:"source_ids,omitempty"`
+		}{s.ID, s.Question(), s.Docs, s.Answer(), golds, s.Aliases, s.PosIndex, s.Sources}
 	default:
 		return clara.Errorf(clara.Invalid, "write sample: kind %q has no file of its own", s.Kind)
 	}

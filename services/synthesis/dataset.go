@@ -23,6 +23,7 @@ import (
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 	synthesisv1 "github.com/clara-suite/clara/proto/gen/clara/synthesis/v1"
 	"github.com/clara-suite/clara/services/synthesis/internal/build"
+	"github.com/clara-suite/clara/services/synthesis/internal/endpoint"
 	"github.com/clara-suite/clara/services/synthesis/internal/picture"
 	"github.com/clara-suite/clara/services/synthesis/internal/results"
 	"github.com/clara-suite/clara/services/synthesis/internal/server"
@@ -99,7 +100,7 @@ func (s *Service) make(ctx context.Context, run *job.Run, name string, r *synthe
 	}
 	store := results.Bucket{Files: s.app.Files, Prefix: server.Prefix(name) + "results/"}
 	use := Use{Endpoint: r.Endpoint, Model: r.Model, VisionModel: r.VisionModel, MiniLM: s.cfg.MiniLM, Meter: llm.NewMeter(r.Budget, llm.Usage{})}
-	e, err := s.endpoints.Get(r.Endpoint)
+	e, err := s.endpoints.For(endpoint.Vision, r.Endpoint)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -382,6 +383,6 @@ func (s *memory) Put(_ context.Context, key string, value []byte) error {
 	return nil
 }
 
-func (s *memory) Keep(context.Context, map[string]bool) error { return nil }
+func (s *memory) Keep(context.Context, func(string) bool) error { return nil }
 
 var _ results.Store = (*memory)(nil)

@@ -3,6 +3,7 @@ package synthesis
 import (
 	"context"
 
+	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/services/synthesis/internal/endpoint"
 	"github.com/clara-suite/clara/services/synthesis/internal/minilm"
 )
@@ -15,7 +16,11 @@ type embedder struct {
 }
 
 // newEmbedder takes the endpoint's embedding model if one is named, else MiniLM.
-func newEmbedder(e endpoint.Endpoint, u Use) (embedder, error) {
+func (m *Models) newEmbedder(u Use) (embedder, error) {
+	e, err := m.set.For(endpoint.Embeddings, u.Endpoint)
+	if err != nil && (u.Endpoint != "" || clara.KindOf(err) != clara.State) {
+		return embedder{}, err
+	}
 	model := u.EmbeddingModel
 	if model == "" {
 		model = e.EmbeddingModel

@@ -4,6 +4,7 @@ import (
 	"context"
 	"image"
 	"log/slog"
+	"slices"
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/dataset"
@@ -102,7 +103,7 @@ func (m *Models) Check(u Use) error {
 // each. The results until an error that stopped the work are good and stored.
 func (m *Models) Describe(ctx context.Context, u Use, store results.Store, pictures []Picture, done func()) ([]Description, error) {
 	d := describe.Describer{Read: u.Read, Store: store, Meter: u.Meter, Concurrency: 2}
-	e, err := m.set.Get(u.Endpoint)
+	e, err := m.set.For(endpoint.Vision, u.Endpoint)
 	switch {
 	case err == nil:
 		if d.Model = u.VisionModel; d.Model == "" {
@@ -124,7 +125,8 @@ type Build struct {
 	Recipe    Recipe
 	Use       Use
 	Store     results.Store
-	// Described are the pictures' results, for the card and so that they stay stored.
+	// Described are the pictures' results, for the card and so that they stay stored; nil: pictures are another's work,
+	// and all of their results stay.
 	Described []Description
 	// Dir is where the files go.
 	Dir      string
@@ -139,7 +141,7 @@ func (m *Models) Build(ctx context.Context, b Build) (*Card, error) {
 	}
 	o := build.Options{
 		Documents: b.Documents, Recipe: b.Recipe, Chat: e.Chat, Model: b.Use.Model, Endpoint: e.URL, Concurrency: e.Concurrency, Meter: b.Use.Meter,
-		Store: b.Store, Keys: map[string]bool{}, Dir: b.Dir, Progress: b.Progress,
+		Store: b.Store, Keys: map[string]bool{}, KeepPictures: b.Described == nil, Dir: b.Dir, Progress: b.Progress,
 	}
 	if o.Model == "" {
 		o.Model = e.Model
@@ -147,9 +149,20 @@ func (m *Models) Build(ctx context.Context, b Build) (*Card, error) {
 	if o.Model == "" {
 		return nil, clara.Errorf(clara.State, "endpoint %s: no model is named: set MODEL", e.Name)
 	}
-	o.Pictures.Model = b.Use.VisionModel
-	if o.Pictures.Model == "" {
-		o.Pictures.Model = e.VisionModel
+	judge, err := m.set.For(endpoint.Judging, b.Use.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	o.JudgeChat, o.JudgeModel = judge.Chat, judge.JudgeModel
+	if o.JudgeModel == "" && judge.Name != e.Name {
+		o.JudgeModel = judge.Model
+	}
+	eyes, err := m.set.For(endpoint.Vision, b.Use.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if o.Pictures.Model = b.Use.VisionModel; o.Pictures.Model == "" {
+		o.Pictures.Model = eyes.VisionModel
 	}
 	for _, d := range b.Described {
 		o.Keys[d.Key] = true
@@ -158,14 +171,14 @@ func (m *Models) Build(ctx context.Context, b Build) (*Card, error) {
 			o.Pictures.Failed++
 		case d.Skipped != "":
 			o.Pictures.Skipped++
-		case d.By == "ocr":
+		case d.By == describe.ByOCR:
 			o.Pictures.Read++
 		default:
 			o.Pictures.Described++
 		}
 	}
 	if b.Recipe.Negatives == Embedding {
-		embedder, err := newEmbedder(e, b.Use)
+		embedder, err := m.newEmbedder(b.Use)
 		if err != nil {
 			return nil, err
 		}
@@ -205,11 +218,7 @@ func (m *Models) Candidates(ctx context.Context, u Use, samples []dataset.Sample
 	case BM25:
 		ranker = candidate.NewBM25(chunks)
 	case Embedding:
-		e, err := m.set.Get(u.Endpoint)
-		if err != nil && (u.Endpoint != "" || clara.KindOf(err) != clara.State) {
-			return nil, nil, err
-		}
-		embedder, err := newEmbedder(e, u)
+		embedder, err := m.newEmbedder(u)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -267,6 +276,70 @@ func (m *Models) Candidates(ctx context.Context, u Use, samples []dataset.Sample
 		return nil, nil, clara.Errorf(clara.Invalid, "no question with known positives: give a pretrain_data.jsonl or a file with pos_index")
 	}
 	return instruction, endToEnd, nil
+}
+
+// Replacer finds other wrong documents for questions: those of a pool, hard ones by BM25. Not safe for concurrent use.
+type Replacer struct {
+	pool     []string
+	at       map[string]int
+	selector *candidate.Selector
+}
+
+// NewReplacer prepares the choice among the documents of a pool, which are distinct.
+func NewReplacer(pool []string, topK int, seed int64) *Replacer {
+	r := &Replacer{pool: pool, at: map[string]int{}, selector: candidate.NewSelector(pool, candidate.NewBM25(pool), topK, seed)}
+	for i, d := range pool {
+		r.at[d] = i
+	}
+	return r
+}
+
+// Replace puts documents of the pool in the places of those of a question that are not in it, positives excepted. Where
+// the pool has too few that do not answer the question, the rest goes, and pos_index with it.
+func (r *Replacer) Replace(ctx context.Context, s dataset.Sample, positives []string) (dataset.Sample, error) {
+	q := candidate.Question{ID: s.Question(), Text: s.Question(), Answer: s.Answer()}
+	var keep, foreign []int
+	for i, d := range s.Docs {
+		at, ok := r.at[d]
+		switch {
+		case slices.Contains(positives, d):
+			if ok {
+				q.Positives = append(q.Positives, at)
+			}
+		case ok:
+			keep = append(keep, at)
+		default:
+			foreign = append(foreign, i)
+		}
+	}
+	if len(foreign) == 0 {
+		return s, nil
+	}
+	if len(positives) == 0 {
+		q.Answer = "" // it says that nothing answers
+	}
+	others, _, err := r.selector.Negatives(ctx, q, keep, len(foreign))
+	if err != nil {
+		return s, err
+	}
+	out := s
+	out.Docs, out.PosIndex = nil, nil
+	if s.PosIndex != nil {
+		out.PosIndex = []int{}
+	}
+	for i, d := range s.Docs {
+		if slices.Contains(foreign, i) {
+			if len(others) == 0 {
+				continue
+			}
+			d, others = r.pool[others[0]], others[1:]
+		}
+		if slices.Contains(s.PosIndex, i) {
+			out.PosIndex = append(out.PosIndex, len(out.Docs))
+		}
+		out.Docs = append(out.Docs, d)
+	}
+	return out, nil
 }
 
 // ImageRefs are the pictures that a document names.

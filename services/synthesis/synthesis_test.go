@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,4 +226,36 @@ func TestServiceSynthesizesTexts(t *testing.T) {
 	assert.NotEmpty(t, r.Results[0].DenseSummary)
 	assert.NotEmpty(t, r.Results[0].Pairs)
 	assert.Empty(t, r.Results[0].Error)
+}
+
+// A cancelled build goes on where it was: what was answered is not asked about again.
+func TestServiceResumesACancelledBuild(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	ctx := t.Context()
+	var hang atomic.Bool
+	hang.Store(true)
+	s.llm.Faults = func(n int, _ llmtest.Call) llmtest.Fault {
+		if hang.Load() && n > 4 {
+			return llmtest.Hang
+		}
+		return llmtest.None
+	}
+	j, err := s.client.BuildDataset(ctx, &synthesisv1.BuildDatasetRequest{Parent: "collections/plant"})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return len(s.llm.Calls()) > 4 }, 20*time.Second, 5*time.Millisecond)
+	_, err = s.jobs.CancelJob(ctx, &jobv1.CancelJobRequest{Name: j.Name})
+	require.NoError(t, err)
+	require.Equal(t, jobv1.Job_STATE_CANCELLED, s.ended(j).State)
+	require.Eventually(t, func() bool { return s.dataset(name).State == synthesisv1.Dataset_STATE_FAILED }, 20*time.Second, 5*time.Millisecond)
+	hang.Store(false)
+	asked := len(s.llm.Calls())
+	_, err = s.jobs.RetryJob(ctx, &jobv1.RetryJobRequest{Name: j.Name})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return s.dataset(name).State == synthesisv1.Dataset_STATE_READY }, 30*time.Second, 10*time.Millisecond)
+	d := s.dataset(name)
+	assert.Equal(t, d.Statistics.Chunks-4, int64(len(s.llm.Calls())-asked), "four were answered before")
+	again, err := s.jobs.GetJob(ctx, &jobv1.GetJobRequest{Name: j.Name})
+	require.NoError(t, err)
+	assert.NotContains(t, again.String()+d.String(), secret)
 }

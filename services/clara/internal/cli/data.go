@@ -102,10 +102,31 @@ func (m Making) open(e *Env, out string) (*maker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := removeUnfinished(filepath.Dir(out)); err != nil {
+		return nil, errors.Join(err, results.Close())
+	}
 	return &maker{
 		env: e, making: m, models: models, meter: newMeter(e), results: results,
 		use: synthesis.Use{Endpoint: m.Endpoint, Meter: llm.NewMeter(m.Budget, llm.Usage{}), MiniLM: m.MiniLM},
 	}, nil
+}
+
+// removeUnfinished deletes what a build that was killed was writing. The results are locked: no other build is at work.
+func removeUnfinished(dir string) error {
+	for _, name := range []string{
+		knowledgeFile, synthesis.PretrainFile, synthesis.InstructionFile, synthesis.EndToEndFile, synthesis.TrainingFile, synthesis.CardFile, "data_card.md",
+	} {
+		left, err := filepath.Glob(filepath.Join(dir, "."+name+".*"))
+		if err != nil {
+			continue // a folder with signs of patterns in its name: its unfinished files stay
+		}
+		for _, path := range left {
+			if err := os.Remove(path); err != nil {
+				return clara.Errorf(clara.Unavailable, "remove an unfinished file: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 func (m *maker) close() {
@@ -126,7 +147,7 @@ func spent(u llm.Usage) string {
 	return s
 }
 
-// reader recognises text in pictures with the extractor's OCR. Without its models it reads nothing.
+// reader recognises text in pictures with the extractor's OCR. Unsupported where it cannot.
 func reader(x *ingest.Extractor) synthesis.ReadPicture {
 	return func(ctx context.Context, img image.Image) (string, error) {
 		var buf bytes.Buffer
@@ -134,40 +155,48 @@ func reader(x *ingest.Extractor) synthesis.ReadPicture {
 			return "", clara.Errorf(clara.Corrupt, "encode picture: %w", err)
 		}
 		doc, err := x.Extract(ctx, "picture.png", bytes.NewReader(buf.Bytes()), int64(buf.Len()), ingest.ExtractOptions{Name: "picture.png"})
-		if clara.IsContext(err) {
+		if err != nil {
 			return "", err
 		}
-		if err != nil {
-			return "", nil //nolint:nilerr // the text is a hint; a picture without text is no fault
+		if len(doc.Problems) > 0 {
+			return "", clara.Errorf(clara.Unsupported, "no vision model is set (VISION_MODEL), and its text could not be read: %s", doc.Problems[0].Reason)
 		}
 		return strings.TrimSpace(doc.Markdown()), nil
 	}
 }
 
-// describe describes the stand-alone pictures among files and those that documents name, and returns their lines.
-func (m *maker) describe(ctx context.Context, files []file, docs []dataset.Document, x *ingest.Extractor) ([]dataset.Document, []synthesis.Description, error) {
+// describe describes the stand-alone pictures among files and those that documents name, and returns their lines. roots
+// are folders that pictures of documents may lie in.
+func (m *maker) describe(ctx context.Context, files []file, docs []dataset.Document, x *ingest.Extractor, roots []string) ([]dataset.Document, []synthesis.Description, error) {
 	var list []synthesis.Picture
 	seen := map[string]bool{}
-	add := func(path, language string) {
-		if !seen[path] {
+	add := func(path, language string, load func(context.Context) ([]byte, error)) {
+		if path = filepath.ToSlash(filepath.Clean(path)); !seen[path] {
 			seen[path] = true
-			list = append(list, synthesis.Picture{Path: filepath.ToSlash(path), Language: language, Load: loadPicture(path)})
+			list = append(list, synthesis.Picture{Path: path, Language: language, Load: load})
 		}
 	}
 	for _, f := range files {
 		if isPicture(f.path) {
-			add(f.path, "")
+			add(f.path, "", loadPicture(f.path))
 		}
 	}
 	done := map[string]bool{}
 	for _, d := range docs {
 		if d.SourceType == dataset.SourceImage {
-			done[d.FilePath] = true
+			done[filepath.ToSlash(filepath.Clean(d.FilePath))] = true
 		}
 	}
 	for _, d := range docs {
 		for _, ref := range synthesis.ImageRefs(d) {
-			add(filepath.FromSlash(ref), synthesis.Language(d.Content))
+			path := filepath.FromSlash(ref)
+			load := loadPicture(path)
+			if !below(path, roots) {
+				load = func(context.Context) ([]byte, error) {
+					return nil, clara.Errorf(clara.Denied, "it lies outside of %s", strings.Join(roots, ", "))
+				}
+			}
+			add(path, synthesis.Language(d.Content), load)
 		}
 	}
 	list = slices.DeleteFunc(list, func(p synthesis.Picture) bool { return done[p.Path] })
@@ -189,13 +218,41 @@ func (m *maker) describe(ctx context.Context, files []file, docs []dataset.Docum
 	return synthesis.DescribedDocuments(described, list), described, err
 }
 
+// below reports whether a path lies in one of the folders, links followed: what a document's text names is not for the
+// document to choose. A path that is not there lies nowhere.
+func below(path string, roots []string) bool {
+	real, err := resolved(path)
+	if err != nil {
+		return false
+	}
+	for _, root := range roots {
+		top, err := resolved(root)
+		if err != nil {
+			continue
+		}
+		if rel, err := filepath.Rel(top, real); err == nil && filepath.IsLocal(rel) {
+			return true
+		}
+	}
+	return false
+}
+
+// resolved is the absolute path without links.
+func resolved(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(real)
+}
+
 // maxPicture bounds a picture file.
 const maxPicture = 64 << 20
 
 func loadPicture(path string) func(context.Context) ([]byte, error) {
 	return func(context.Context) ([]byte, error) {
 		if !isPicture(path) {
-			return nil, clara.Errorf(clara.Unsupported, "not the name of a picture")
+			return nil, clara.Errorf(clara.Unsupported, "pictures of this format are not read: %q", strings.ToLower(filepath.Ext(path)))
 		}
 		info, err := os.Lstat(path)
 		if err != nil {
@@ -305,7 +362,7 @@ func (b *DataBuild) Run(ctx context.Context, e *Env) error {
 	partial := w.verdict() != nil
 	var described []synthesis.Description
 	if !b.NoDescribe {
-		lines, all, err := m.describe(ctx, files, docs, w.extractor)
+		lines, all, err := m.describe(ctx, files, docs, w.extractor, []string{w.assets(knowledge)})
 		if err != nil {
 			return err
 		}
@@ -330,6 +387,7 @@ func (b *DataBuild) Run(ctx context.Context, e *Env) error {
 type DataDescribe struct {
 	InputDir  string   `help:"Folder of raw files, for stand-alone pictures." env:"RAW_DATA_DIR" aliases:"input_dir" placeholder:"DIR"`
 	Knowledge string   `help:"File of extracted documents: their pictures are described, and descriptions are added to it." default:"raw_knowledge.jsonl" aliases:"output_file,output-file" placeholder:"FILE"`
+	ImageDir  string   `name:"image-dir" help:"Folder of the documents' pictures, where it is neither below the file's folder nor extracted_assets." placeholder:"DIR" aliases:"image_output_dir,image-output-dir"`
 	Path      []string `arg:"" optional:"" help:"Pictures, or folders of pictures."`
 	Making
 }
@@ -358,7 +416,11 @@ func (d *DataDescribe) Run(ctx context.Context, e *Env) error {
 	defer m.close()
 	x := ingest.NewExtractor(ingest.ExtractorOptions{})
 	defer x.Close()
-	lines, described, err := m.describe(ctx, files, docs, x)
+	roots := []string{filepath.Dir(d.Knowledge), "extracted_assets"}
+	if d.ImageDir != "" {
+		roots = append(roots, d.ImageDir)
+	}
+	lines, described, err := m.describe(ctx, files, docs, x, roots)
 	failed := m.tell(described)
 	if werr := writeKnowledge(d.Knowledge, append(docs, lines...)); werr != nil {
 		return werr

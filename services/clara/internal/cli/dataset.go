@@ -2,9 +2,10 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"maps"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/dataset"
+	"github.com/clara-suite/clara/services/synthesis"
 )
 
 // printData writes a value as a JSON line if asked to, else calls human.
@@ -196,46 +198,26 @@ type DataSplit struct {
 	Out  string   `help:"Folder for train.NAME and dev.NAME; default: beside each file." placeholder:"DIR"`
 }
 
-// Run writes train.NAME and dev.NAME for each file. What a question is about decides where it goes; a question whose
-// positives lie on both sides goes to neither, and its number is told.
-func (s *DataSplit) Run(_ context.Context, e *Env) error {
+// Run writes train.NAME and dev.NAME for each file. The document that a question is about decides where it goes; a
+// question about documents on both sides goes to neither, and its number is told. No text of one side is a document of
+// the other: wrong documents from the other side are replaced.
+func (s *DataSplit) Run(ctx context.Context, e *Env) error {
 	if s.Dev <= 0 || s.Dev >= 1 {
 		return clara.Errorf(clara.Invalid, "dev %g: must be between 0 and 1", s.Dev)
 	}
+	x := splitter{DataSplit: s, about: map[string][]string{}, sides: map[string]side{}, pools: map[side][]string{}}
 	files := make([][]dataset.Sample, len(s.File))
-	about := map[string][]string{} // documents of questions, as far as any of the files knows
 	for i, path := range s.File {
 		var err error
 		if files[i], err = dataset.ReadFiles(kindOf(path), path); err != nil {
 			return err
 		}
-		for _, x := range files[i] {
-			if docs := positives(x); docs != nil {
-				for _, q := range x.Questions {
-					about[q] = docs
-				}
-			}
-		}
 	}
+	x.learn(files)
 	for i, path := range s.File {
-		var train, dev []dataset.Sample
-		left := 0
-		for _, x := range files[i] {
-			docs := positives(x)
-			if docs == nil {
-				docs = about[x.Question()]
-			}
-			if docs == nil {
-				docs = x.Docs // nobody knows which: it must not matter
-			}
-			switch s.side(docs) {
-			case trainSide:
-				train = append(train, x)
-			case devSide:
-				dev = append(dev, x)
-			default:
-				left++
-			}
+		parts, left, short, err := x.split(ctx, files[i])
+		if err != nil {
+			return err
 		}
 		dir := s.Out
 		if dir == "" {
@@ -244,13 +226,16 @@ func (s *DataSplit) Run(_ context.Context, e *Env) error {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return clara.Errorf(clara.Unavailable, "make %s: %w", dir, err)
 		}
-		for prefix, list := range map[string][]dataset.Sample{"train.": train, "dev.": dev} {
-			if err := writeSamples(filepath.Join(dir, prefix+filepath.Base(path)), list); err != nil {
+		for side, prefix := range map[side]string{trainSide: "train.", devSide: "dev."} {
+			if err := writeSamples(filepath.Join(dir, prefix+filepath.Base(path)), parts[side]); err != nil {
 				return err
 			}
 		}
-		if err := e.printData(map[string]any{"file": path, "train": len(train), "dev": len(dev), "left_out": left}, func(w io.Writer) {
-			fmt.Fprintf(w, "%s: %d for training, %d for dev, %d left out (documents on both sides)\n", path, len(train), len(dev), left)
+		if err := e.printData(map[string]any{"file": path, "train": len(parts[trainSide]), "dev": len(parts[devSide]), "left_out": left, "short": short}, func(w io.Writer) {
+			fmt.Fprintf(w, "%s: %d for training, %d for dev, %d left out (documents on both sides)\n", path, len(parts[trainSide]), len(parts[devSide]), left)
+			if short > 0 {
+				fmt.Fprintf(w, "  %d have fewer documents than before: their side has no others that do not answer them\n", short)
+			}
 		}); err != nil {
 			return err
 		}
@@ -266,44 +251,169 @@ const (
 	devSide
 )
 
-// positives are the documents that a sample's answer is in; nil if that is not known.
-func positives(x dataset.Sample) []string {
-	switch {
-	case x.Kind == dataset.Pretrain || len(x.Docs) == 1:
-		return x.Docs
-	case x.PosIndex != nil && len(x.PosIndex) == 0:
-		return x.Questions // no document answers it, so none can leak
-	case len(x.PosIndex) > 0:
-		var docs []string
-		for _, p := range x.PosIndex {
-			docs = append(docs, x.Docs[p])
-		}
-		return docs
-	}
-	return nil
+// splitter knows where texts go.
+type splitter struct {
+	*DataSplit
+	about map[string][]string // documents that answer a question, as far as any of the files knows
+	sides map[string]side     // of texts
+	pools map[side][]string
+	most  int // documents of a sample
+	// moved goes to movedTo, whatever chance says.
+	moved   string
+	movedTo side
+	fill    map[side]*synthesis.Replacer
 }
 
-// side is where a sample about these documents goes.
-func (s *DataSplit) side(docs []string) side {
-	sides := map[side]bool{}
-	for _, d := range docs {
-		h := fnv.New64a()
-		fmt.Fprintf(h, "%d\x00%s", s.Seed, d)
-		// FNV's high bits move little on short texts; folding spreads them.
-		v := h.Sum64() ^ h.Sum64()>>29
-		if float64(v%1_000_000)/1_000_000 < s.Dev {
-			sides[devSide] = true
-		} else {
-			sides[trainSide] = true
+// learn finds the side of every text in the files.
+func (s *splitter) learn(files [][]dataset.Sample) {
+	sources := map[string][]string{} // of texts
+	var texts []string
+	seen := map[string]bool{}
+	for _, samples := range files {
+		for _, x := range samples {
+			s.most = max(s.most, len(x.Docs))
+			docs, known := answering(x)
+			if known {
+				for _, q := range x.Questions {
+					s.about[q] = docs
+				}
+			}
+			if len(x.Sources) == 1 {
+				for _, d := range docs {
+					sources[d] = x.Sources
+				}
+			}
+			for _, d := range x.Docs {
+				if !seen[d] {
+					seen[d] = true
+					texts = append(texts, d)
+				}
+			}
 		}
 	}
-	if len(sides) != 1 {
-		return bothSides
+	for _, d := range texts {
+		if sources[d] == nil {
+			sources[d] = []string{d} // it belongs to no known document: it is one
+		}
 	}
-	if sides[devSide] {
-		return devSide
+	s.fillBoth(sources)
+	for _, d := range texts {
+		of := sources[d]
+		s.sides[d] = s.side(of)
+		s.pools[s.sides[d]] = append(s.pools[s.sides[d]], d)
 	}
-	return trainSide
+	s.fill = map[side]*synthesis.Replacer{}
+	for side, pool := range s.pools {
+		s.fill[side] = synthesis.NewReplacer(pool, s.most, s.Seed)
+	}
+}
+
+// answering are the documents that a sample's answer is in, and whether that is known.
+func answering(x dataset.Sample) ([]string, bool) {
+	if x.Kind == dataset.Pretrain || x.PosIndex == nil && len(x.Docs) == 1 {
+		return x.Docs, true
+	}
+	var docs []string
+	for _, p := range x.PosIndex {
+		docs = append(docs, x.Docs[p])
+	}
+	return docs, x.PosIndex != nil
+}
+
+// split puts samples on their sides, and counts those that have none and those that have lost documents.
+func (s *splitter) split(ctx context.Context, samples []dataset.Sample) (parts map[side][]dataset.Sample, left, short int, err error) {
+	parts = map[side][]dataset.Sample{}
+	for _, x := range samples {
+		docs, known := answering(x)
+		if !known {
+			if docs, known = s.about[x.Question()]; !known {
+				docs = x.Docs // nobody knows which: it must not matter
+			}
+		}
+		at := s.of(x, docs)
+		if at == bothSides {
+			left++
+			continue
+		}
+		y, err := s.fill[at].Replace(ctx, x, docs)
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		if len(y.Docs) < len(x.Docs) {
+			short++
+		}
+		if len(y.Docs) == 0 {
+			left++
+			continue
+		}
+		parts[at] = append(parts[at], y)
+	}
+	return parts, left, short, nil
+}
+
+// of is the side of a sample with its answering documents.
+func (s *splitter) of(x dataset.Sample, docs []string) side {
+	if len(docs) == 0 { // nothing answers it
+		if len(x.Sources) > 0 {
+			return s.side(x.Sources)
+		}
+		return s.side(x.Questions)
+	}
+	at := s.sides[docs[0]]
+	for _, d := range docs[1:] {
+		if s.sides[d] != at {
+			return bothSides
+		}
+	}
+	return at
+}
+
+// fillBoth moves one document where there are so few that chance has put all of them on one side.
+func (s *splitter) fillBoth(sources map[string][]string) {
+	first, last := "", ""
+	for _, names := range sources {
+		for _, d := range names {
+			if first == "" || s.place(d) < s.place(first) {
+				first = d
+			}
+			if last == "" || s.place(d) > s.place(last) {
+				last = d
+			}
+		}
+	}
+	if first == last {
+		return
+	}
+	if s.place(first) >= s.Dev {
+		s.moved, s.movedTo = first, devSide
+	} else if s.place(last) < s.Dev {
+		s.moved, s.movedTo = last, trainSide
+	}
+}
+
+// place is where chance puts a document: 0 to 1.
+func (s *splitter) place(name string) float64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\x00%s", s.Seed, name))
+	return float64(binary.BigEndian.Uint64(sum[:])) / (1 << 64)
+}
+
+// side is where documents of these names go.
+func (s *splitter) side(names []string) side {
+	at := bothSides
+	for i, d := range names {
+		to := trainSide
+		switch {
+		case d == s.moved:
+			to = s.movedTo
+		case s.place(d) < s.Dev:
+			to = devSide
+		}
+		if i > 0 && to != at {
+			return bothSides
+		}
+		at = to
+	}
+	return at
 }
 
 // DataClean removes what an older pipeline has left.

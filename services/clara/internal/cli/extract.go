@@ -95,13 +95,15 @@ type work struct {
 	extractor *ingest.Extractor
 	meter     *meter
 
-	mu       sync.Mutex
-	failures []failure
-	partial  []failure
+	mu          sync.Mutex
+	failures    []failure
+	partial     []failure
+	done, total int             // files
+	used        map[string]bool // keys of what was read, now or before
 }
 
 func newWork(e *Env, o Extraction) *work {
-	return &work{env: e, opts: o, extractor: ingest.NewExtractor(ingest.ExtractorOptions{}), meter: newMeter(e)}
+	return &work{env: e, opts: o, extractor: ingest.NewExtractor(ingest.ExtractorOptions{}), meter: newMeter(e), used: map[string]bool{}}
 }
 
 func (w *work) close() { _ = w.extractor.Close() } // frees readers only
@@ -124,6 +126,22 @@ func (w *work) verdict() error {
 	return ErrPartial
 }
 
+// assets is the folder of pictures for an output file.
+func (w *work) assets(out string) string {
+	if w.opts.ImageDir != "" {
+		return w.opts.ImageDir
+	}
+	return filepath.Join(filepath.Dir(out), "extracted_assets")
+}
+
+// show tells how many files are done.
+func (w *work) show(more string) {
+	w.mu.Lock()
+	done, total := w.done, w.total
+	w.mu.Unlock()
+	w.meter.show("extraction", done, total, "files", more)
+}
+
 func (w *work) fail(f file, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -141,7 +159,13 @@ func (w *work) read(ctx context.Context, f file, sink func(context.Context, inge
 	if err != nil {
 		return nil, clara.Errorf(clara.Invalid, "stat: %w", err)
 	}
-	o := ingest.ExtractOptions{Name: filepath.Base(f.path), Password: w.opts.Password, Images: sink}
+	o := ingest.ExtractOptions{Name: filepath.Base(f.path), Password: w.opts.Password, Images: sink, Progress: func(page, pages int) {
+		more := fmt.Sprintf(", %s: page %d", f.label, page)
+		if pages > 0 {
+			more += fmt.Sprintf(" of %d", pages)
+		}
+		w.show(more)
+	}}
 	switch w.opts.OCR {
 	case "never":
 		o.OCR = "never"
@@ -155,11 +179,7 @@ func (w *work) read(ctx context.Context, f file, sink func(context.Context, inge
 	if len(doc.Problems) > 0 {
 		var why []string
 		for _, p := range doc.Problems {
-			if p.Page > 0 {
-				why = append(why, fmt.Sprintf("page %d: %s", p.Page, p.Reason))
-			} else {
-				why = append(why, p.Reason)
-			}
+			why = append(why, unread(p.Page, p.Reason))
 		}
 		w.mu.Lock()
 		w.partial = append(w.partial, failure{f.label, strings.Join(why, "; ")})
@@ -168,18 +188,21 @@ func (w *work) read(ctx context.Context, f file, sink func(context.Context, inge
 	return doc, nil
 }
 
+// unread says what was not read; page 0 is the whole file.
+func unread(page int, reason string) string {
+	if page == 0 {
+		return reason
+	}
+	return fmt.Sprintf("page %d: %s", page, reason)
+}
+
 // markdown writes NAME.md for each file.
 func (w *work) markdown(ctx context.Context, files []file, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return clara.Errorf(clara.Invalid, "make %s: %w", dir, err)
 	}
-	assets := w.opts.ImageDir
-	if assets == "" {
-		assets = filepath.Join(dir, "extracted_assets")
-	}
+	assets := w.assets(filepath.Join(dir, knowledgeFile))
 	names := uniqueNames(files)
-	var mu sync.Mutex
-	done := 0
 	err := w.each(ctx, files, func(ctx context.Context, i int) error {
 		f := files[i]
 		doc, err := w.read(ctx, f, w.sink(assets, names[i]))
@@ -187,14 +210,8 @@ func (w *work) markdown(ctx context.Context, files []file, dir string) error {
 			return err
 		}
 		path := filepath.Join(dir, names[i]+".md")
-		if _, err := synthesis.WriteFile(path, func(out io.Writer) error { _, err := io.WriteString(out, doc.Markdown()); return err }); err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		done++
-		w.meter.show("extraction", done, len(files), "files", "")
-		return nil
+		_, err = synthesis.WriteFile(path, func(out io.Writer) error { _, err := io.WriteString(out, doc.Markdown()); return err })
+		return err
 	})
 	if err != nil {
 		return err
@@ -204,6 +221,7 @@ func (w *work) markdown(ctx context.Context, files []file, dir string) error {
 
 // each calls do for all files, some at once. What fails is noted; a context that ended or a full disk ends all.
 func (w *work) each(ctx context.Context, files []file, do func(ctx context.Context, i int) error) error {
+	w.done, w.total = 0, len(files)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(1, w.opts.ReadWorkers))
 	for i := range files {
@@ -212,6 +230,10 @@ func (w *work) each(ctx context.Context, files []file, do func(ctx context.Conte
 				return err
 			}
 			err := do(ctx, i)
+			w.mu.Lock()
+			w.done++
+			w.mu.Unlock()
+			w.show("")
 			if err == nil {
 				return nil
 			}
@@ -295,31 +317,22 @@ var marks = regexp.MustCompile(`[ \t]*\[IMAGE_REF:[^\]\n]*\]`)
 // earlier run has read of the same bytes is taken from the work folder; pictures that no line names any more are removed.
 func (w *work) extract(ctx context.Context, files []file, out string) ([]dataset.Document, error) {
 	files = slices.DeleteFunc(slices.Clone(files), func(f file) bool { return isPicture(f.path) })
-	assets := w.opts.ImageDir
-	if assets == "" {
-		assets = filepath.Join(filepath.Dir(out), "extracted_assets")
-	}
+	assets := w.assets(out)
 	store := filepath.Join(workDir(out), "extract")
 	if err := os.MkdirAll(store, 0o700); err != nil {
 		return nil, clara.Errorf(clara.Unavailable, "make %s: %w", store, err)
 	}
 	names := uniqueNames(files)
 	lines := make([]*dataset.Document, len(files))
-	var mu sync.Mutex
-	done := 0
 	err := w.each(ctx, files, func(ctx context.Context, i int) error {
-		line, err := w.line(ctx, files[i], names[i], assets, store)
-		if err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		lines[i] = line
-		done++
-		w.meter.show("extraction", done, len(files), "files", "")
-		return nil
+		var err error
+		lines[i], err = w.line(ctx, files[i], names[i], assets, store)
+		return err
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := w.forget(store); err != nil {
 		return nil, err
 	}
 	var docs []dataset.Document
@@ -340,6 +353,9 @@ func (w *work) line(ctx context.Context, f file, name, assets, store string) (*d
 	if err != nil {
 		return nil, err
 	}
+	w.mu.Lock()
+	w.used[key] = true
+	w.mu.Unlock()
 	at := filepath.Join(store, key+".json")
 	var x extracted
 	if data, err := os.ReadFile(at); err == nil && json.Unmarshal(data, &x) == nil && allThere(x.Line.ExtractedImages) {
@@ -375,7 +391,7 @@ func (w *work) line(ctx context.Context, f file, name, assets, store string) (*d
 	if len(doc.Problems) > 0 {
 		var why []string
 		for _, p := range doc.Problems {
-			why = append(why, fmt.Sprintf("page %d: %s", p.Page, p.Reason))
+			why = append(why, unread(p.Page, p.Reason))
 		}
 		x.Problems = strings.Join(why, "; ")
 		raw, err := json.Marshal(why)
@@ -386,6 +402,23 @@ func (w *work) line(ctx context.Context, f file, name, assets, store string) (*d
 	}
 	_, err = synthesis.WriteFile(at, func(out io.Writer) error { return json.NewEncoder(out).Encode(x) })
 	return &x.Line, err
+}
+
+// forget removes what was read of files that are gone or have changed: their text shall not stay behind.
+func (w *work) forget(store string) error {
+	entries, err := os.ReadDir(store)
+	if err != nil {
+		return clara.Errorf(clara.Unavailable, "list %s: %w", store, err)
+	}
+	for _, e := range entries {
+		key, whole := strings.CutSuffix(e.Name(), ".json") // else a run that was killed was writing it
+		if !whole || !w.used[key] {
+			if err := os.Remove(filepath.Join(store, e.Name())); err != nil {
+				return clara.Errorf(clara.Unavailable, "remove what was read before: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // extractVersion changes when the same file would be read otherwise than before.

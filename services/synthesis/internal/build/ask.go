@@ -60,7 +60,8 @@ func (b *builder) ask(ctx context.Context, t *task) error {
 	return nil
 }
 
-// write asks until the answer can be used, and returns the best one.
+// write asks until the answer can be used, and returns the best one. An answer whose pairs were all refused is one too:
+// what was refused is counted, and the next build does not ask for it again.
 func (b *builder) write(ctx context.Context, t *task) (*answer, error) {
 	var (
 		best  *answer
@@ -77,17 +78,17 @@ func (b *builder) write(ctx context.Context, t *task) (*answer, error) {
 		used.CompletionTokens += res.Usage.CompletionTokens
 		used.Cost += res.Usage.Cost
 		if err != nil {
-			if best != nil && !describe.Final(err) {
+			if most > 0 && !describe.Final(err) {
 				break // what there is will do
 			}
 			return nil, err
 		}
 		w, err := pair.Parse(res.Text)
 		if err == nil {
-			var good int
-			good, err = t.usable(&w)
-			if good > most && (err == nil || good > 0) {
-				best, most = &answer{Written: w, Model: res.Model}, good
+			var worth int
+			worth, err = t.usable(&w, asked == 1)
+			if err == nil || worth > most {
+				best, most = &answer{Written: w, Model: res.Model}, worth
 			}
 			if err == nil {
 				break
@@ -113,11 +114,10 @@ func (b *builder) write(ctx context.Context, t *task) (*answer, error) {
 	return best, nil
 }
 
-// usable counts the pairs that pass all checks that can be made here and says, in words for the model, what it should
-// do better.
-func (t *task) usable(w *pair.Written) (int, error) {
-	w.Pairs = w.Pairs[:min(len(w.Pairs), mostPairs)]
-	reasons := map[pair.Reason]bool{}
+// usable counts what passes all checks that can be made here, pairs and summary, and says, in words for the model, what
+// it should do better. The first time that includes the kinds of questions: a model that leaves one out again has tried.
+func (t *task) usable(w *pair.Written, first bool) (int, error) {
+	reasons, types := map[pair.Reason]bool{}, map[string]bool{}
 	good := 0
 	for i := range w.Pairs {
 		t.label(&w.Pairs[i])
@@ -125,6 +125,7 @@ func (t *task) usable(w *pair.Written) (int, error) {
 			reasons[r] = true
 			continue
 		}
+		types[w.Pairs[i].Type] = true
 		good++
 	}
 	switch t.kind {
@@ -140,8 +141,10 @@ func (t *task) usable(w *pair.Written) (int, error) {
 		return good, nil
 	}
 	var faults []string
+	worth := good
 	switch t.check.CheckSummary(w.Summary) {
 	case "":
+		worth++
 	case pair.Empty:
 		faults = append(faults, `"dense_summary" is missing`)
 	case pair.SummaryLength:
@@ -153,11 +156,13 @@ func (t *task) usable(w *pair.Written) (int, error) {
 	}
 	if good < leastPairs {
 		faults = append(faults, fmt.Sprintf(`only %d of the "qa_pairs" can be used, 3 to 5 are wanted. %s`, good, wishes(reasons)))
+	} else if first && !types[pair.CrossLingual] {
+		faults = append(faults, `none of the questions is in the other language, as "cross_lingual" asks for`)
 	}
 	if len(faults) > 0 {
-		return good, errors.New(strings.Join(faults, "; "))
+		return worth, errors.New(strings.Join(faults, "; "))
 	}
-	return good, nil
+	return worth, nil
 }
 
 // label sets the type that a pair really has: models mix them up, and checks depend on it.
@@ -184,6 +189,7 @@ func wishes(reasons map[pair.Reason]bool) string {
 		{pair.WrongLanguage, "Questions must be in English or Chinese, answers in the passage's language."},
 		{pair.Leak, "Name no files, paths or pictures."},
 		{pair.TooLong, "Be shorter."},
+		{pair.Empty, "No question and no answer may be empty."},
 	} {
 		if reasons[r.reason] {
 			out = append(out, r.wish)
@@ -195,32 +201,45 @@ func wishes(reasons map[pair.Reason]bool) string {
 // judgeAll has a model judge the pairs that passed the other checks.
 func (b *builder) judgeAll(ctx context.Context, tasks []*task) error {
 	var judges []*task
-	of := map[*task]*task{}
+	type judged struct {
+		task  *task
+		pairs []int // that are judged, by place in the task's answer
+	}
+	of := map[*task]judged{}
 	for _, t := range tasks {
-		if t.answer == nil || t.kind == pair.Unanswerable || len(t.answer.Written.Pairs) == 0 {
+		if t.answer == nil || t.kind == pair.Unanswerable {
 			continue
 		}
 		var texts []string
 		var pairs []prompt.Pair
-		parts := []string{"judge", prompt.Version, b.Model}
+		var places []int
+		parts := []string{"judge", prompt.Version, b.JudgeModel}
 		for _, c := range t.chunks {
 			texts, parts = append(texts, b.texts[c]), append(parts, b.texts[c])
 		}
-		for _, p := range t.answer.Written.Pairs {
-			pairs, parts = append(pairs, prompt.Pair{Question: p.Question, Answer: p.Answer}), append(parts, p.Question, p.Answer)
+		for i, p := range t.answer.Written.Pairs {
+			t.label(&p)
+			if t.check.Check(p) == "" {
+				places = append(places, i)
+				pairs, parts = append(pairs, prompt.Pair{Question: p.Question, Answer: p.Answer}), append(parts, p.Question, p.Answer)
+			}
+		}
+		if len(pairs) == 0 {
+			continue
 		}
 		messages, schema := prompt.Judge(texts, pairs)
-		j := &task{kind: "judge", key: digest(parts...), item: t.item + " (judge)", messages: messages, schema: schema}
-		judges, of[j] = append(judges, j), t
+		j := &task{kind: "judge", key: digest(parts...), item: t.item + ", judge", messages: messages, schema: schema}
+		judges, of[j] = append(judges, j), judged{t, places}
 	}
 	return b.each(ctx, "judging", judges, func(ctx context.Context, j *task) error {
-		verdicts, err := b.judge(ctx, j, len(of[j].answer.Written.Pairs))
+		t := of[j].task
+		verdicts, err := b.judge(ctx, j, len(of[j].pairs))
 		if err != nil {
 			return err
 		}
-		of[j].wrong = make([]bool, len(verdicts))
+		t.wrong = make([]bool, len(t.answer.Written.Pairs))
 		for i, right := range verdicts {
-			of[j].wrong[i] = !right
+			t.wrong[of[j].pairs[i]] = !right
 		}
 		return nil
 	})
@@ -246,7 +265,7 @@ func (b *builder) judge(ctx context.Context, j *task, n int) ([]bool, error) {
 	turns := j.messages
 	var last error
 	for range maxAsked {
-		res, err := b.Chat.Chat(ctx, llm.Request{Model: b.Model, Messages: turns, Schema: j.schema, MaxTokens: 256, Meter: b.Meter})
+		res, err := b.JudgeChat.Chat(ctx, llm.Request{Model: b.JudgeModel, Messages: turns, Schema: j.schema, MaxTokens: 256, Meter: b.Meter})
 		if err != nil {
 			return nil, err
 		}

@@ -96,13 +96,17 @@ type Options struct {
 	Endpoint    string // name, for the card
 	Concurrency int
 	Meter       *llm.Meter
+	// JudgeChat and JudgeModel judge where the recipe says so; nil and "": what writes judges too.
+	JudgeChat  llm.Model
+	JudgeModel string
 	// Embed is asked for one vector a chunk for Negatives Embedding; EmbeddingModel names it for the card.
 	Embed          func(ctx context.Context, texts []string) ([][]float32, error)
 	EmbeddingModel string
 
 	Store results.Store
-	// Keys are stored results that others still need.
-	Keys map[string]bool
+	// Keys are stored results that others still need; KeepPictures keeps those of all pictures.
+	Keys         map[string]bool
+	KeepPictures bool
 	// Dir is where the files go.
 	Dir string
 	// Pictures is what the card says of them.
@@ -152,6 +156,12 @@ func Run(ctx context.Context, o Options) (*Card, error) {
 	o.Recipe = o.Recipe.WithDefaults()
 	if err := o.Recipe.Check(); err != nil {
 		return nil, err
+	}
+	if o.JudgeChat == nil {
+		o.JudgeChat = o.Chat
+	}
+	if o.JudgeModel == "" {
+		o.JudgeModel = o.Model
 	}
 	b := &builder{Options: o, keys: map[string]bool{}}
 	for k := range o.Keys {
@@ -243,7 +253,10 @@ func (b *builder) task(kind string, messages []llm.Message, schema *llm.Schema, 
 	t.id = "p" + prompt.Version + "-" + digest(append([]string{kind}, texts...)...)[:12]
 	t.check = pair.NewChunk(files, texts...)
 	first := b.sources[b.chunks[chunks[0]].source]
-	t.item = fmt.Sprintf("%s, %s of chunk %d", first.Name, kind, b.number(chunks[0]))
+	t.item = fmt.Sprintf("%s, chunk %d", first.Name, b.number(chunks[0]))
+	if kind != "chunk" {
+		t.item += ", " + kind
+	}
 	return t
 }
 

@@ -21,15 +21,14 @@ type Card struct {
 	Endpoint       string   `json:"endpoint"`
 	Model          string   `json:"model"`
 	AnsweredBy     []string `json:"answered_by"` // models as the endpoint names them
+	JudgeModel     string   `json:"judge_model,omitempty"`
 	EmbeddingModel string   `json:"embedding_model,omitempty"`
 	Recipe         Recipe   `json:"recipe"`
 
-	Documents int      `json:"documents"`
-	Sources   []Origin `json:"sources"`
-	Pictures  Pictures `json:"pictures"`
-	Chunks    struct {
-		Total, Done, Failed, Duplicates int
-	} `json:"chunks"`
+	Documents        int                 `json:"documents"`
+	Sources          []Origin            `json:"sources"`
+	Pictures         Pictures            `json:"pictures"`
+	Chunks           Chunks              `json:"chunks"`
 	Summaries        int                 `json:"summaries"`
 	Pairs            map[string]int      `json:"pairs"`
 	Refused          map[pair.Reason]int `json:"refused"`
@@ -44,6 +43,17 @@ type Card struct {
 	Usage    Use       `json:"usage"`
 	Files    []File    `json:"files"`
 	Failures []Failure `json:"failures"`
+}
+
+// Chunks counts the pieces that documents were cut into.
+type Chunks struct {
+	Total  int `json:"total"`
+	Done   int `json:"done"`
+	Failed int `json:"failed"` // or not reached
+	// Duplicates were there before, word for word, and are left out of Total.
+	Duplicates int `json:"duplicates"`
+	// WithoutPairs are those of Done of which no pair passed the checks.
+	WithoutPairs int `json:"without_pairs"`
 }
 
 // Origin is a document that chunks come from.
@@ -93,6 +103,9 @@ func newCard(b *builder, duplicates int) *Card {
 	if b.Recipe.Negatives == Embedding {
 		c.EmbeddingModel = b.EmbeddingModel
 	}
+	if b.Recipe.Judge {
+		c.JudgeModel = b.JudgeModel
+	}
 	c.Chunks.Total, c.Chunks.Duplicates = len(b.chunks), duplicates
 	for _, s := range b.sources {
 		c.Sources = append(c.Sources, Origin{Path: s.Path, Area: s.Area, Image: s.Image, MissingPictures: s.Missing})
@@ -140,13 +153,15 @@ func (c *Card) Markdown() []byte {
 	for _, row := range [][2]string{
 		{"model", c.Model}, {"answered by", strings.Join(c.AnsweredBy, ", ")}, {"endpoint", c.Endpoint}, {"prompts", "version " + c.PromptVersion},
 		{"chunk size", fmt.Sprint(c.Recipe.ChunkChars, " characters")}, {"candidates", fmt.Sprintf("%d, wrong ones by %s", c.Recipe.TopK, c.Recipe.Negatives)}, {"seed", fmt.Sprint(c.Recipe.Seed)},
-		{"documents", fmt.Sprint(c.Documents)}, {"chunks", fmt.Sprintf("%d, of which %d failed; %d repeated ones left out", c.Chunks.Total, c.Chunks.Failed, c.Chunks.Duplicates)},
+		{"documents", fmt.Sprint(c.Documents)}, {"chunks", fmt.Sprintf("%d, of which %d failed, %d are without pairs; %d repeated ones left out", c.Chunks.Total, c.Chunks.Failed, c.Chunks.WithoutPairs, c.Chunks.Duplicates)},
 		{"pictures", fmt.Sprintf("%d described, %d read, %d skipped, %d failed", c.Pictures.Described, c.Pictures.Read, c.Pictures.Skipped, c.Pictures.Failed)},
-		{"summaries", fmt.Sprint(c.Summaries)}, {"pairs", fmt.Sprint(c.PairCount())}, {"asked again", fmt.Sprint(c.AskedAgain)},
+		{"vision model", c.Pictures.Model}, {"judge", c.JudgeModel}, {"embeddings", c.EmbeddingModel}, {"summaries", fmt.Sprint(c.Summaries)}, {"pairs", fmt.Sprint(c.PairCount())}, {"asked again", fmt.Sprint(c.AskedAgain)},
 		{"candidates left out", fmt.Sprintf("%d that may answer the question too; %d samples have fewer than %d documents", c.Candidates.Filtered, c.Candidates.Short, c.Recipe.TopK)},
 		{"tokens", fmt.Sprintf("%d in, %d out, %d requests", c.Usage.PromptTokens, c.Usage.CompletionTokens, c.Usage.Requests)}, {"cost", fmt.Sprintf("%.4f", c.Usage.Cost)},
 	} {
-		line("| %s | %s |", row[0], cell(row[1]))
+		if row[1] != "" {
+			line("| %s | %s |", row[0], cell(row[1]))
+		}
 	}
 	counts := func(title string, m map[string]int) {
 		if len(m) == 0 {

@@ -21,6 +21,7 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/dataset"
 	"github.com/clara-suite/clara/services/synthesis/internal/candidate"
+	"github.com/clara-suite/clara/services/synthesis/internal/describe"
 	"github.com/clara-suite/clara/services/synthesis/internal/pair"
 	"github.com/clara-suite/clara/services/synthesis/internal/prompt"
 )
@@ -40,6 +41,7 @@ type taken struct {
 	pair.Pair
 	id        string
 	positives []int
+	sources   []string
 }
 
 // finish makes the samples of all answers, in the order of the documents, and writes the files.
@@ -60,6 +62,9 @@ func (b *builder) finish(ctx context.Context, tasks []*task, search *candidate.B
 		good := b.take(t, &set)
 		if t.kind == "chunk" {
 			b.card.Chunks.Done++
+			if len(good) == 0 {
+				b.card.Chunks.WithoutPairs++
+			}
 			b.card.source(b.chunks[t.chunks[0]].source, len(good))
 			pre = append(pre, b.pretrain(t, good)...)
 		}
@@ -85,7 +90,8 @@ func (b *builder) finish(ctx context.Context, tasks []*task, search *candidate.B
 		return b.card, err
 	}
 	if b.card.Complete {
-		if err := b.Store.Keep(ctx, b.keys); err != nil {
+		needed := func(key string) bool { return b.keys[key] || b.KeepPictures && describe.IsKey(key) }
+		if err := b.Store.Keep(ctx, needed); err != nil {
 			return b.card, err
 		}
 	}
@@ -101,6 +107,9 @@ func (b *builder) take(t *task, set *pair.Set) []taken {
 		if reason == "" && i < len(t.wrong) && t.wrong[i] {
 			reason = pair.Judged
 		}
+		if reason == "" && len(out) == mostPairs {
+			reason = pair.Surplus
+		}
 		if reason == "" {
 			reason = set.Add(p.Question)
 		}
@@ -109,7 +118,7 @@ func (b *builder) take(t *task, set *pair.Set) []taken {
 			continue
 		}
 		b.card.Pairs[p.Type]++
-		x := taken{Pair: p, id: t.id + "-" + strconv.Itoa(i+1), positives: t.chunks}
+		x := taken{Pair: p, id: t.id + "-" + strconv.Itoa(i+1), positives: t.chunks, sources: b.sourceIDs(t)}
 		if t.kind == pair.Unanswerable {
 			x.Answer, x.positives = prompt.Abstention(t.check.Language()), nil
 		}
@@ -118,12 +127,25 @@ func (b *builder) take(t *task, set *pair.Set) []taken {
 	return out
 }
 
+// sourceIDs names the documents that a task is about, without telling their paths: samples of one document can be kept
+// together. They stay the same when a document's text changes.
+func (b *builder) sourceIDs(t *task) []string {
+	var out []string
+	for _, c := range t.chunks {
+		s := b.sources[b.chunks[c].source]
+		if id := "d-" + digest("source", s.Area, s.Name)[:12]; !slices.Contains(out, id) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
 // pretrain makes the lines of stage 1 of a chunk: its pairs together, and its summary.
 func (b *builder) pretrain(t *task, pairs []taken) []dataset.Sample {
 	var out []dataset.Sample
-	docs := []string{b.texts[t.chunks[0]]}
+	docs, sources := []string{b.texts[t.chunks[0]]}, b.sourceIDs(t)
 	if len(pairs) > 0 {
-		s := dataset.Sample{Kind: dataset.Pretrain, ID: t.id, DataType: dataset.QA, Docs: docs}
+		s := dataset.Sample{Kind: dataset.Pretrain, ID: t.id, DataType: dataset.QA, Docs: docs, Sources: sources}
 		for _, p := range pairs {
 			s.Questions, s.Answers = append(s.Questions, p.Question), append(s.Answers, p.Answer)
 		}
@@ -134,7 +156,7 @@ func (b *builder) pretrain(t *task, pairs []taken) []dataset.Sample {
 		return out
 	}
 	b.card.Summaries++
-	return append(out, dataset.Sample{Kind: dataset.Pretrain, ID: t.id + "-s", DataType: dataset.Paraphrase, Answers: []string{t.answer.Written.Summary}, Docs: docs})
+	return append(out, dataset.Sample{Kind: dataset.Pretrain, ID: t.id + "-s", DataType: dataset.Paraphrase, Answers: []string{t.answer.Written.Summary}, Docs: docs, Sources: sources})
 }
 
 // candidates makes the lines of stages 2 and 3.
@@ -160,7 +182,7 @@ func (b *builder) candidates(ctx context.Context, pairs []taken, search *candida
 		if len(c.Chunks) == 0 {
 			continue
 		}
-		s := dataset.Sample{Kind: dataset.Instruction, ID: p.id, DataType: dataset.QA, Questions: []string{p.Question}, Answers: []string{p.Answer}}
+		s := dataset.Sample{Kind: dataset.Instruction, ID: p.id, DataType: dataset.QA, Questions: []string{p.Question}, Answers: []string{p.Answer}, Sources: p.sources}
 		for _, x := range c.Chunks {
 			s.Docs = append(s.Docs, b.texts[x])
 		}

@@ -190,58 +190,59 @@ type Choice struct {
 // Choose returns the positives and as many negatives as make K, shuffled. There are fewer than K if there are not
 // enough chunks that do not answer the question.
 func (s *Selector) Choose(ctx context.Context, q Question) (Choice, error) {
-	var c Choice
-	want := s.K - len(q.Positives)
-	taken := map[int]bool{}
-	for _, p := range q.Positives {
-		taken[p] = true
+	negatives, filtered, err := s.Negatives(ctx, q, nil, s.K-len(q.Positives))
+	c := Choice{Chunks: append(slices.Clone(q.Positives), negatives...), Positives: []int{}, Filtered: filtered}
+	if err != nil {
+		return c, err
 	}
-	tried := map[int]bool{}
-	var negatives []int
-	take := func(list []int) {
-		for _, i := range list {
-			if len(negatives) >= want {
-				return
-			}
-			if taken[i] || tried[i] {
-				continue
-			}
-			tried[i] = true
-			if s.answers(i, q) || s.repeats(i, negatives) {
-				c.Filtered++
-				continue
-			}
-			taken[i] = true
-			negatives = append(negatives, i)
-		}
-	}
-	// Most of what is ranked first passes; when it does not, all are looked at.
-	for _, n := range []int{4*s.K + 16, len(s.chunks)} {
-		if len(negatives) >= want {
-			break
-		}
-		ranked, err := s.Ranker.Rank(ctx, q, n)
-		if err != nil {
-			return c, err
-		}
-		take(ranked)
-	}
-	if len(negatives) < want {
-		ranked, err := Random{len(s.chunks), s.Seed}.Rank(ctx, q, len(s.chunks))
-		if err != nil {
-			return c, err
-		}
-		take(ranked)
-	}
-	c.Chunks = append(slices.Clone(q.Positives), negatives...)
 	generator(s.Seed, "order", q.ID).Shuffle(len(c.Chunks), func(i, j int) { c.Chunks[i], c.Chunks[j] = c.Chunks[j], c.Chunks[i] })
-	c.Positives = []int{}
 	for at, i := range c.Chunks {
 		if slices.Contains(q.Positives, i) {
 			c.Positives = append(c.Positives, at)
 		}
 	}
 	return c, nil
+}
+
+// Negatives returns up to want chunks that do not answer the question, nor say what one of beside says, best ones
+// first; and how many were left out because they may answer it.
+func (s *Selector) Negatives(ctx context.Context, q Question, beside []int, want int) (negatives []int, filtered int, err error) {
+	tried := map[int]bool{}
+	for _, i := range slices.Concat(q.Positives, beside) {
+		tried[i] = true
+	}
+	take := func(list []int) {
+		for _, i := range list {
+			if len(negatives) >= want {
+				return
+			}
+			if tried[i] {
+				continue
+			}
+			tried[i] = true
+			switch {
+			case s.answers(i, q):
+				filtered++
+			case !s.repeats(i, beside) && !s.repeats(i, negatives):
+				negatives = append(negatives, i)
+			}
+		}
+	}
+	// Most of what is ranked first passes; when it does not, all are looked at. What no ranker knows is left to chance.
+	for _, look := range []struct {
+		ranker Ranker
+		n      int
+	}{{s.Ranker, 4*s.K + 16}, {s.Ranker, len(s.chunks)}, {Random{len(s.chunks), s.Seed}, len(s.chunks)}} {
+		if len(negatives) >= want {
+			break
+		}
+		ranked, err := look.ranker.Rank(ctx, q, look.n)
+		if err != nil {
+			return nil, filtered, err
+		}
+		take(ranked)
+	}
+	return negatives, filtered, nil
 }
 
 const (

@@ -17,6 +17,7 @@ import (
 	"github.com/clara-suite/clara/services/synthesis/internal/picture"
 	"github.com/clara-suite/clara/services/synthesis/internal/prompt"
 	"github.com/clara-suite/clara/services/synthesis/internal/results"
+	"github.com/clara-suite/clara/services/synthesis/internal/text"
 )
 
 // Picture is one to be described.
@@ -24,14 +25,20 @@ type Picture struct {
 	Path string // as documents name it
 	// Load returns the file. It is called once, when the picture's turn comes.
 	Load     func(ctx context.Context) ([]byte, error)
-	Language string // of the description, such as "zh"; English for what is not known
+	Language string // of the description, such as "zh"; "": that of the text in the picture, else English
 }
+
+// Who can say what is in a picture.
+const (
+	ByModel = "model"
+	ByOCR   = "ocr"
+)
 
 // Result is what became of a picture.
 type Result struct {
 	Path string
 	Text string
-	By   string // "model", "ocr"
+	By   string // ByModel, ByOCR
 	// Skipped says why the picture needs no description; Err why it has none.
 	Skipped string
 	Err     error
@@ -43,7 +50,8 @@ type Describer struct {
 	Chat        llm.Model
 	Model       string
 	Concurrency int
-	// Read recognises text in a picture: a hint for the model, and what there is without one.
+	// Read recognises text in a picture: a hint for the model, and what there is without one. Unsupported says that it
+	// cannot.
 	Read  func(ctx context.Context, img image.Image) (string, error)
 	Store results.Store
 	Meter *llm.Meter
@@ -170,7 +178,7 @@ func (d Describer) one(ctx context.Context, p Picture, mu *sync.Mutex, inWork ma
 		r.Skipped = err.Error()
 		return r
 	}
-	a := answer{Text: hint, By: "ocr"}
+	a := answer{Text: hint, By: ByOCR}
 	if err == nil && d.Chat != nil {
 		a, err = d.ask(ctx, jpeg, p.Language, hint)
 	}
@@ -178,10 +186,11 @@ func (d Describer) one(ctx context.Context, p Picture, mu *sync.Mutex, inWork ma
 		r.Err = err
 		return r
 	}
-	if a.Text != "" {
+	// That there is no text in a picture is a result; that a model said nothing is asked about again.
+	if a.Text != "" || a.By == ByOCR {
 		value, merr := json.Marshal(a)
 		if err = merr; err == nil {
-			err = d.Store.Put(ctx, r.Key, value)
+			err = d.Store.Put(context.WithoutCancel(ctx), r.Key, value) // what was paid for is kept
 		}
 	}
 	r.Text, r.By, r.Err = a.Text, a.By, err
@@ -205,8 +214,14 @@ func (d Describer) key(content, language string) string {
 		model = "ocr"
 	}
 	sum := sha256.Sum256([]byte("picture\x00" + prompt.Version + "\x00" + model + "\x00" + language + "\x00" + content))
-	return hex.EncodeToString(sum[:])
+	return keyPrefix + hex.EncodeToString(sum[:])
 }
+
+// keyPrefix is no hexadecimal digit: keys of other results do not start with it.
+const keyPrefix = "p"
+
+// IsKey reports whether a stored result is that of a picture.
+func IsKey(key string) bool { return strings.HasPrefix(key, keyPrefix) }
 
 func (d Describer) stored(ctx context.Context, key string) (answer, bool, error) {
 	var a answer
@@ -246,8 +261,11 @@ func (d Describer) prepare(ctx context.Context, data []byte, decoding chan struc
 }
 
 func (d Describer) ask(ctx context.Context, jpeg []byte, language, hint string) (answer, error) {
+	if language == "" && hint != "" {
+		language = text.Language(hint)
+	}
 	res, err := d.Chat.Chat(ctx, llm.Request{
 		Model: d.Model, Messages: prompt.Picture(llm.Image{MIME: "image/jpeg", Data: jpeg}, language, hint), MaxTokens: maxDescription, Meter: d.Meter,
 	})
-	return answer{Text: strings.TrimSpace(res.Text), By: "model", Usage: res.Usage}, err
+	return answer{Text: strings.TrimSpace(res.Text), By: ByModel, Usage: res.Usage}, err
 }

@@ -28,6 +28,10 @@ type Config struct {
 	Model             string        `help:"Model that writes summaries and questions." env:"CLARA_LLM_MODEL,MODEL"`
 	VisionModel       string        `help:"Model that describes pictures; empty: their text is read, if it can be." env:"CLARA_LLM_VISION_MODEL,VISION_MODEL"`
 	EmbeddingModel    string        `help:"Model of embeddings at the endpoint; empty: MiniLM in this process." env:"CLARA_LLM_EMBEDDING_MODEL,EMBEDDING_MODEL"`
+	JudgeModel        string        `help:"Model that judges answers, where that is asked for; empty: the one that writes." env:"CLARA_LLM_JUDGE_MODEL,JUDGE_MODEL"`
+	VisionEndpoint    string        `help:"Endpoint of the vision model, where it is another." env:"CLARA_LLM_VISION_ENDPOINT" placeholder:"NAME"`
+	EmbeddingEndpoint string        `help:"Endpoint of the embedding model, where it is another." env:"CLARA_LLM_EMBEDDING_ENDPOINT" placeholder:"NAME"`
+	JudgeEndpoint     string        `help:"Endpoint of the judge, where it is another." env:"CLARA_LLM_JUDGE_ENDPOINT" placeholder:"NAME"`
 	File              string        `name:"endpoints" help:"YAML file of more endpoints." env:"CLARA_LLM_ENDPOINTS" placeholder:"FILE" type:"path"`
 	AllowPrivate      bool          `help:"Allow endpoints at private addresses." env:"CLARA_LLM_ALLOW_PRIVATE"`
 	AllowLoopback     bool          `help:"Allow endpoints on this machine." env:"CLARA_LLM_ALLOW_LOOPBACK" default:"true" negatable:""`
@@ -71,21 +75,33 @@ type Endpoint struct {
 	Name string
 	URL  string // for people
 	// Chat answers; Embedder is nil where there are no embeddings.
-	Chat                               llm.Model
-	Embedder                           *llm.Client
-	Model, VisionModel, EmbeddingModel string
-	Concurrency                        int // most requests at once
+	Chat                                           llm.Model
+	Embedder                                       *llm.Client
+	Model, VisionModel, EmbeddingModel, JudgeModel string
+	Concurrency                                    int // most requests at once
 }
 
 // Set is all endpoints, the default one first.
 type Set struct {
 	list    []Endpoint
 	clients []*llm.Client
+	// elsewhere are the endpoints of single tasks, where they are not those of the rest.
+	elsewhere map[Task]string
 }
+
+// Task is what a model is asked to do.
+type Task string
+
+// Tasks beside writing.
+const (
+	Vision     Task = "vision"
+	Embeddings Task = "embeddings"
+	Judging    Task = "judging"
+)
 
 // Open makes the endpoints; nothing is connected yet. generator is the suite's own, or nil. Invalid.
 func Open(c Config, generator llm.Model, log *slog.Logger) (*Set, error) {
-	s := &Set{}
+	s := &Set{elsewhere: map[Task]string{Vision: c.VisionEndpoint, Embeddings: c.EmbeddingEndpoint, Judging: c.JudgeEndpoint}}
 	if c.Provider == Clara {
 		if generator == nil {
 			return nil, clara.Errorf(clara.Invalid, "provider clara: there is no generator here")
@@ -108,7 +124,7 @@ func Open(c Config, generator llm.Model, log *slog.Logger) (*Set, error) {
 			Settings:     llm.Settings{Key: "OPENAI_API_KEY (--api-key)", URL: "BASE_URL (--base-url)", Model: "MODEL, VISION_MODEL or EMBEDDING_MODEL (--model, ..)", Private: "--allow-private or --allow-loopback"},
 			AllowPrivate: c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: c.Timeout, Tries: c.Tries, BackoffMin: c.Backoff, Concurrency: c.Concurrency,
 			RequestsPerMinute: c.RequestsPerMinute, TokensPerMinute: c.TokensPerMinute, PriceIn: c.PriceIn, PriceOut: c.PriceOut,
-		}, Endpoint{Model: c.Model, VisionModel: c.VisionModel, EmbeddingModel: c.EmbeddingModel}, log)
+		}, Endpoint{Model: c.Model, VisionModel: c.VisionModel, EmbeddingModel: c.EmbeddingModel, JudgeModel: c.JudgeModel}, log)
 		if err != nil {
 			return nil, err
 		}
@@ -120,6 +136,14 @@ func Open(c Config, generator llm.Model, log *slog.Logger) (*Set, error) {
 	}
 	if generator != nil && c.Provider != Clara {
 		s.list = append(s.list, own(generator, ""))
+	}
+	for task, name := range s.elsewhere {
+		if name == "" {
+			continue
+		}
+		if _, err := s.Get(name); err != nil {
+			return nil, clara.Errorf(clara.Invalid, "endpoint of %s: %w", task, err)
+		}
 	}
 	return s, nil
 }
@@ -157,6 +181,7 @@ type entry struct {
 	Model             string        `yaml:"model"`
 	VisionModel       string        `yaml:"vision_model"`
 	EmbeddingModel    string        `yaml:"embedding_model"`
+	JudgeModel        string        `yaml:"judge_model"`
 	AllowPrivate      bool          `yaml:"allow_private"`
 	Concurrency       int           `yaml:"concurrency"`
 	RequestsPerMinute int           `yaml:"requests_per_minute"`
@@ -210,7 +235,7 @@ func (s *Set) read(c Config, log *slog.Logger) error {
 			Settings:     llm.Settings{Key: setting, URL: "base_url of " + where, Model: "the models of " + where, Private: "allow_private of " + where},
 			AllowPrivate: e.AllowPrivate || c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: e.Timeout, Tries: c.Tries, BackoffMin: c.Backoff, Concurrency: e.Concurrency,
 			RequestsPerMinute: e.RequestsPerMinute, TokensPerMinute: e.TokensPerMinute, PriceIn: e.PriceIn, PriceOut: e.PriceOut,
-		}, Endpoint{Model: e.Model, VisionModel: e.VisionModel, EmbeddingModel: e.EmbeddingModel}, log)
+		}, Endpoint{Model: e.Model, VisionModel: e.VisionModel, EmbeddingModel: e.EmbeddingModel, JudgeModel: e.JudgeModel}, log)
 		if err != nil {
 			return err
 		}
@@ -234,6 +259,14 @@ func (s *Set) Get(name string) (Endpoint, error) {
 		have = append(have, e.Name)
 	}
 	return Endpoint{}, clara.Errorf(clara.NotFound, "no endpoint %q; there are: %s", name, strings.Join(have, ", "))
+}
+
+// For returns the endpoint of a task: its own where the settings name one, else the one by this name, as Get.
+func (s *Set) For(task Task, name string) (Endpoint, error) {
+	if own := s.elsewhere[task]; own != "" {
+		name = own
+	}
+	return s.Get(name)
 }
 
 // List returns all endpoints.

@@ -26,6 +26,7 @@ const (
 	Duplicate     Reason = "duplicate"
 	NearDuplicate Reason = "near_duplicate"
 	SummaryLength Reason = "summary_length"
+	Surplus       Reason = "more_than_asked_for"
 )
 
 // Types of pairs.
@@ -42,28 +43,26 @@ type Chunk struct {
 	Text  string
 	Files []string // names that must not show up
 
-	language string
-	terms    map[string]bool
-	words    []string
-	numbers  map[string]bool
+	languages []string // the main one first
+	terms     map[string]bool
+	numbers   map[string]bool
 }
 
 // NewChunk prepares the check of pairs from one or more texts of the named files.
 func NewChunk(files []string, texts ...string) *Chunk {
 	c := &Chunk{Text: strings.Join(texts, "\n\n"), Files: files, terms: map[string]bool{}, numbers: map[string]bool{}}
-	c.language = text.Language(texts[0])
+	c.languages = text.Languages(texts[0])
 	for _, t := range bm25.Terms(c.Text) {
 		c.terms[t] = true
 	}
-	c.words = text.Words(c.Text)
 	for _, n := range number.FindAllString(c.Text, -1) {
 		c.numbers[plain(n)] = true
 	}
 	return c
 }
 
-// Language is that of the (first) text.
-func (c *Chunk) Language() string { return c.language }
+// Language is the main one of the (first) text.
+func (c *Chunk) Language() string { return c.languages[0] }
 
 const (
 	maxQuestion = 600
@@ -95,7 +94,7 @@ func (c *Chunk) Check(p Pair) Reason {
 	if l := text.Language(q); l != "en" && l != "zh" {
 		return WrongLanguage
 	}
-	if hasWords(a) && text.Language(a) != c.language {
+	if hasWords(a) && !slices.Contains(c.languages, text.Language(a)) {
 		return WrongLanguage
 	}
 	if p.Type != Unanswerable && !c.Holds(q, a, p.Type) {
@@ -208,7 +207,7 @@ func (c *Chunk) CheckSummary(s string) Reason {
 		return SummaryLength
 	case c.leaks(s):
 		return Leak
-	case text.Language(s) != c.language:
+	case !slices.Contains(c.languages, text.Language(s)):
 		return WrongLanguage
 	case c.speaksOfItself(s):
 		return NotAlone

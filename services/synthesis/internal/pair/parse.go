@@ -20,41 +20,77 @@ type Pair struct {
 	Answer   string `json:"answer"`
 }
 
-// Parse reads a model's answer: a JSON object, also when fenced, with text around it, with trailing commas, or cut off
-// after at least one whole pair. The error says what is wrong, in words for the model.
+// Parse reads a model's answer: a JSON object, also when fenced, with text or thoughts around it, with trailing commas,
+// or cut off after at least one whole pair. Texts are trimmed, and may be empty. The error says what is wrong, in words
+// for the model.
 func Parse(text string) (Written, error) {
 	var w Written
-	body, whole, err := object(text)
-	if err != nil {
-		return w, err
-	}
-	if err := json.Unmarshal([]byte(body), &w); err != nil {
-		if err2 := json.Unmarshal([]byte(dropCommas(body)), &w); err2 != nil {
-			return Written{}, fmt.Errorf("it is not valid JSON of the form asked for (%w)", err)
+	err := firstObject(text, func(body string, whole bool) error {
+		var x Written
+		if err := decode(body, &x); err != nil {
+			return err
 		}
-	}
+		if x.Pairs == nil { // an empty list is an answer, a missing one is none
+			return errors.New(`it has no "qa_pairs"`)
+		}
+		if !whole && len(x.Pairs) == 0 {
+			return errors.New("it ends before the first question and answer are whole; be shorter")
+		}
+		w = x
+		return nil
+	})
 	w.Summary = strings.TrimSpace(w.Summary)
-	kept := w.Pairs[:0]
-	for _, p := range w.Pairs {
-		p.Question, p.Answer = strings.TrimSpace(p.Question), strings.TrimSpace(p.Answer)
-		if p.Question != "" && p.Answer != "" {
-			kept = append(kept, p)
-		}
+	for i, p := range w.Pairs {
+		w.Pairs[i].Question, w.Pairs[i].Answer = strings.TrimSpace(p.Question), strings.TrimSpace(p.Answer)
 	}
-	w.Pairs = kept
-	if !whole && len(w.Pairs) == 0 {
-		return Written{}, errors.New("it ends before the first question and answer are whole; be shorter")
-	}
-	return w, nil
+	return w, err
 }
 
-// object finds the outermost JSON object in text; whole is false if it was cut off and closed here.
-func object(text string) (body string, whole bool, err error) {
-	start := strings.IndexByte(text, '{')
-	if start < 0 {
-		return "", false, errors.New("it holds no JSON object")
+// decode reads JSON, also with the faults that models make. What is decoded into v is not to be used after an error.
+func decode(body string, v any) error {
+	err := json.Unmarshal([]byte(body), v)
+	if err == nil || json.Unmarshal([]byte(dropCommas(body)), v) == nil {
+		return nil
 	}
-	text = text[start:]
+	return fmt.Errorf("it is not valid JSON of the form asked for (%w)", err)
+}
+
+// maxObjects bounds how many objects of an answer are looked at.
+const maxObjects = 16
+
+// firstObject calls use with the objects of a text, outermost ones in turn, until one is taken; braces in prose and
+// thoughts come before the object asked for. The error is that of the longest one.
+func firstObject(text string, use func(body string, whole bool) error) error {
+	if _, after, ok := strings.Cut(text, "</think>"); ok {
+		text = after
+	}
+	var fault error
+	longest := -1
+	for range maxObjects {
+		start := strings.IndexByte(text, '{')
+		if start < 0 {
+			break
+		}
+		text = text[start:]
+		body, whole, err := object(text)
+		if err == nil {
+			if err = use(body, whole); err == nil {
+				return nil
+			}
+		}
+		if len(body) > longest {
+			fault, longest = err, len(body)
+		}
+		text = text[max(1, min(len(body), len(text))):]
+	}
+	if fault == nil {
+		return errors.New("it holds no JSON object")
+	}
+	return fault
+}
+
+// object reads the JSON object that text starts with; whole is false if it was cut off and closed here.
+func object(text string) (body string, whole bool, err error) {
 	var open []byte // brackets to close
 	inString, escaped := false, false
 	// The last place at which all that is open could be closed: after a whole object in a list.
@@ -132,18 +168,22 @@ func dropCommas(s string) string {
 
 // Verdicts reads a judge's answer about n pairs.
 func Verdicts(answer string, n int) ([]bool, error) {
-	body, whole, err := object(answer)
-	if err != nil || !whole {
-		return nil, errors.Join(errors.New("it holds no whole JSON object"), err)
-	}
-	var v struct {
-		Verdicts []bool `json:"verdicts"`
-	}
-	if err := json.Unmarshal([]byte(dropCommas(body)), &v); err != nil {
-		return nil, fmt.Errorf("it is not valid JSON of the form asked for (%w)", err)
-	}
-	if len(v.Verdicts) != n {
-		return nil, fmt.Errorf("it holds %d verdicts for %d pairs", len(v.Verdicts), n)
-	}
-	return v.Verdicts, nil
+	var out []bool
+	err := firstObject(answer, func(body string, whole bool) error {
+		var v struct {
+			Verdicts []bool `json:"verdicts"`
+		}
+		if !whole {
+			return errors.New("it is cut off")
+		}
+		if err := decode(body, &v); err != nil {
+			return err
+		}
+		if len(v.Verdicts) != n {
+			return fmt.Errorf("it holds %d verdicts for %d pairs", len(v.Verdicts), n)
+		}
+		out = v.Verdicts
+		return nil
+	})
+	return out, err
 }

@@ -27,8 +27,8 @@ type Store interface {
 	Get(ctx context.Context, key string) ([]byte, bool, error)
 	// Put stores a result, JSON, for good before it returns.
 	Put(ctx context.Context, key string, value []byte) error
-	// Keep drops all results but those of the keys: documents that are gone leave nothing behind.
-	Keep(ctx context.Context, keys map[string]bool) error
+	// Keep drops all results but those whose key is needed: documents that are gone leave nothing behind.
+	Keep(ctx context.Context, needed func(key string) bool) error
 }
 
 // Log is a Store in one file that is only appended to: a line a result. A crash loses at most the line in writing.
@@ -187,14 +187,14 @@ func (l *Log) sync(path string, upTo int64) error {
 }
 
 // Keep implements Store: it writes the log anew if any of it is not needed any more. No Put may be under way.
-func (l *Log) Keep(_ context.Context, keys map[string]bool) error {
+func (l *Log) Keep(_ context.Context, needed func(key string) bool) error {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	stale := false
 	for k := range l.at {
-		stale = stale || !keys[k]
+		stale = stale || !needed(k)
 	}
 	if !stale {
 		return nil
@@ -206,7 +206,7 @@ func (l *Log) Keep(_ context.Context, keys map[string]bool) error {
 	defer os.Remove(tmp.Name())
 	w := bufio.NewWriter(tmp)
 	for k, s := range l.at {
-		if !keys[k] {
+		if !needed(k) {
 			continue
 		}
 		text := make([]byte, s.length)
@@ -265,12 +265,12 @@ func (b Bucket) Put(ctx context.Context, key string, value []byte) error {
 }
 
 // Keep implements Store.
-func (b Bucket) Keep(ctx context.Context, keys map[string]bool) error {
+func (b Bucket) Keep(ctx context.Context, needed func(key string) bool) error {
 	for e, err := range b.Files.List(ctx, b.Prefix) {
 		if err != nil {
 			return err
 		}
-		if !keys[e.Key[len(b.Prefix):]] {
+		if !needed(e.Key[len(b.Prefix):]) {
 			if err := b.Files.Delete(ctx, e.Key); err != nil {
 				return err
 			}

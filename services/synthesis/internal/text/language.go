@@ -1,6 +1,8 @@
 package text
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -8,15 +10,19 @@ import (
 // Language guesses a text's language from its scripts: "zh", "ja", "ko", "ar", "ru", "he", "th", "hi", "el", and "en"
 // for all that is written in Latin letters or not in letters at all. Shares count in words, so that Latin terms in
 // Chinese text weigh no more than Chinese ones.
-func Language(s string) string {
+func Language(s string) string { return Languages(s)[0] }
+
+// secondLanguage is the share of the main language from which another one is a text's language too.
+const secondLanguage = 0.4
+
+// Languages are those that a text is written in to a good part, the main one first.
+func Languages(s string) []string {
 	counts := map[string]int{}
-	total := 0
 	latin := false
 	for _, r := range s {
 		if unicode.Is(unicode.Latin, r) {
 			if !latin {
 				counts["en"]++
-				total++
 			}
 			latin = true
 			continue
@@ -25,30 +31,40 @@ func Language(s string) string {
 		for _, script := range scripts {
 			if unicode.Is(script.table, r) {
 				counts[script.language]++
-				total++
 				break
 			}
 		}
 	}
-	if total == 0 {
-		return "en"
-	}
 	// Kana means Japanese, however many Chinese characters are around it.
-	if counts["ja"]*10 > counts["zh"] && counts["ja"] > 0 && counts["ja"]*4 > counts["en"] {
-		return "ja"
+	if counts["ja"] > 0 && counts["ja"]*10 > counts["zh"] && counts["ja"]*4 > counts["en"] {
+		counts["ja"] += counts["zh"]
+		counts["zh"] = 0
 	}
-	best, most := "en", counts["en"]
-	for _, script := range scripts {
-		// Two Chinese characters are about a word.
-		n := counts[script.language]
-		if script.language == "zh" {
-			n /= 2
-		}
-		if n > most {
-			best, most = script.language, n
+	counts["zh"] /= 2 // two Chinese characters are about a word
+	out := []string{"en"}
+	for l := range counts {
+		if l != "en" {
+			out = append(out, l)
 		}
 	}
-	return best
+	slices.SortFunc(out, func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(rank(a), rank(b)))
+	})
+	end := 1
+	for end < len(out) && counts[out[end]] > 0 && float64(counts[out[end]]) >= secondLanguage*float64(counts[out[0]]) {
+		end++
+	}
+	return out[:end]
+}
+
+// rank orders languages that are equal in number.
+func rank(language string) int {
+	for i, s := range scripts {
+		if s.language == language {
+			return i + 1
+		}
+	}
+	return 0 // "en"
 }
 
 var scripts = []struct {
