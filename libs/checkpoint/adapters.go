@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -33,6 +34,8 @@ func (c *Checkpoint) WriteAdapters(dir string, model arch.Model) error {
 	}
 	small := *c
 	small.Config.DecoderModelName = filepath.Base(c.Config.DecoderModelName)
+	small.Config.Extra = maps.Clone(c.Config.Extra)
+	delete(small.Config.Extra, "compr_base_model_name") // the path once more
 	config, err := small.Config.JSON()
 	if err != nil {
 		return err

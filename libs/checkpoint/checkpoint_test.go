@@ -2,6 +2,7 @@ package checkpoint_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"os"
@@ -109,6 +110,7 @@ func TestAdaptersAloneGoWithTheirBase(t *testing.T) {
 	head := count(18, 500)
 	c.Embedding, c.Head = count(18, 0), &head
 	c.Config.DecoderModelName = "/srv/models/base.gguf"
+	c.Config.Extra = map[string]json.RawMessage{"compr_base_model_name": json.RawMessage(`"/srv/models/base.gguf"`)}
 	a := c.Adapters[checkpoint.Encoder].Tensors[checkpoint.AKey(1, "mlp.up_proj")]
 	copy(a.Data, tensor.FromFloat32("", tensor.Shape{2}, []float32{0.1, -3}).Data)
 	dir := filepath.Join(t.TempDir(), "small")
@@ -116,7 +118,10 @@ func TestAdaptersAloneGoWithTheirBase(t *testing.T) {
 
 	got, err := checkpoint.Open(dir)
 	require.NoError(t, err)
+	config, err := os.ReadFile(filepath.Join(dir, checkpoint.ConfigFile))
+	require.NoError(t, err)
 	assert.Equal(t, "base.gguf", got.Config.DecoderModelName)
+	assert.NotContains(t, string(config), "/srv", "where files lie is nobody's business")
 	assert.Error(t, got.Validate(model(t), 18), "not complete yet")
 	base := tables{arch.Embedding: count(12, 0), arch.Head: count(12, 500)}
 	require.NoError(t, got.Complete(base, 18))
