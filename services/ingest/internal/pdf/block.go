@@ -35,6 +35,8 @@ type block struct {
 	note string
 	// notes are the footnotes of the page.
 	notes map[string]bool
+	// known are the words of the document that no line end splits.
+	known map[string]bool
 }
 
 var (
@@ -128,14 +130,28 @@ func textBlocks(lines []*line, page, col int) []block {
 	if pitch < 0.9 || pitch > 2.2 {
 		pitch = 1.2
 	}
+	tagged := trustsElements(lines)
 	var out []block
 	var cur *block
 	for i, l := range lines {
 		m := markerOf(l)
-		if cur == nil || startsBlock(cur, lines, i, left, right, pitch, m) {
+		begins := cur == nil
+		if !begins {
+			switch same := l.element == lines[i-1].element; {
+			case tagged && l.listItem != 0 && l.listItem != lines[i-1].listItem:
+				begins = true
+			case tagged && l.element != 0 && lines[i-1].element != 0 && !same:
+				begins = true
+			case tagged && l.element != 0 && same && m == "" && joinsInElement(lines[i-1], l):
+			default:
+				begins = startsBlock(cur, lines, i, left, right, pitch, m)
+			}
+		}
+		if begins {
 			out = append(out, block{box: l.box, style: l.style, bold: l.bold, page: page, column: col})
 			cur = &out[len(out)-1]
-			if m != "" && (isBullet(m) || sequential(out, m) || aloneEnough(lines, i)) {
+			item := tagged && l.listItem != 0 && (i == 0 || l.listItem != lines[i-1].listItem)
+			if m != "" && (isBullet(m) || item || sequential(out, m) || aloneEnough(lines, i)) {
 				cur.kind = listItem
 				cur.marker = m
 			}
@@ -150,6 +166,31 @@ func textBlocks(lines []*line, page, col int) []block {
 		}
 	}
 	return mergeCode(out)
+}
+
+// trustsElements reports whether the structure tree's paragraphs are ones:
+// some programs make one of each line.
+func trustsElements(lines []*line) bool {
+	changes, within := 0, 0
+	for i := 1; i < len(lines); i++ {
+		a, b := lines[i-1], lines[i]
+		if a.element == 0 || b.element == 0 || a.element == b.element {
+			continue
+		}
+		changes++
+		if c, _ := utf8.DecodeRuneInString(b.text()); (unicode.IsLower(c) || a.hyphen) && !endsSentence(a) && a.listItem == b.listItem {
+			within++
+		}
+	}
+	return within*5 <= changes
+}
+
+// joinsInElement reports whether two lines of one element of the structure
+// tree can be one paragraph.
+func joinsInElement(a, b *line) bool {
+	step := b.base - a.base
+	return sameSize(a.style.size, b.style.size) && a.heading == b.heading && a.mono == b.mono && !a.leader &&
+		step > 0.2*b.style.size && step < 2.2*b.style.size
 }
 
 func sameSize(a, b float64) bool { return a > 0.93*b && b > 0.93*a }
@@ -169,6 +210,10 @@ func startsBlock(cur *block, lines []*line, i int, left, right, pitch float64, m
 		return true
 	}
 	if !sameSize(l.style.size, prev.style.size) {
+		return true
+	}
+	if len(l.spans) > 1 && l.spans[0].raised && noteStart.MatchString(strings.TrimSpace(l.spans[0].text)) {
+		// Footnotes, one below the other: elsewhere the mark stands behind a word.
 		return true
 	}
 	if l.bold != prev.bold && (l.bold || cur.bold) {
@@ -203,7 +248,8 @@ func startsBlock(cur *block, lines []*line, i int, left, right, pitch float64, m
 		// Text hanging under the item belongs to it; text further left does not.
 		first := cur.lines[0]
 		if !l.rtl && l.box.x0 < first.box.x0-0.3*em {
-			return true
+			// Unless the item is set as a paragraph whose first line alone is indented.
+			return endsShort(prev, right, l) || endsSentence(prev) || l.box.x0 > left+em
 		}
 		if !l.rtl && len(cur.lines) >= 2 && abs(l.box.x0-first.box.x0) < 0.3*em && abs(prev.box.x0-first.box.x0) > 0.6*em {
 			return true
@@ -412,13 +458,14 @@ func (b *block) joined(mark func(string) string) string {
 			last, _ := utf8.DecodeLastRuneInString(s)
 			first, _ := utf8.DecodeRuneInString(t)
 			switch {
-			case prev.hyphen && splitsWord(s, t):
+			case prev.hyphen && splitsWord(s, t, b.known):
 				cut := strings.TrimSuffix(s, "-")
 				sb.Reset()
 				sb.WriteString(cut)
 			case prev.hyphen && strings.HasSuffix(s, "-") && unicode.IsLetter(first):
 				// A compound such as "e-mail": keep it in one piece.
 			case isCJK(last) && isCJK(first):
+			case goesOnWithoutSpace(s, last, first):
 			default:
 				sb.WriteByte(' ')
 			}
@@ -428,9 +475,27 @@ func (b *block) joined(mark func(string) string) string {
 	return sb.String()
 }
 
+// goesOnWithoutSpace reports a line that ends within a number range, a pair of
+// names or an address: "2018–", "https://".
+func goesOnWithoutSpace(s string, last, first rune) bool {
+	if !unicode.IsLetter(first) && !unicode.IsDigit(first) {
+		return false
+	}
+	token := s[strings.LastIndexAny(s, " \n")+1:]
+	switch last {
+	case '–', '—', '-':
+		before, _ := utf8.DecodeLastRuneInString(strings.TrimSuffix(token, string(last)))
+		return unicode.IsDigit(before) && unicode.IsDigit(first) || last != '-' && (unicode.IsLetter(before) || unicode.IsDigit(before))
+	case '/':
+		return strings.Contains(token, "://") || strings.HasPrefix(token, "www.")
+	}
+	return false
+}
+
 // splitsWord reports whether the hyphen at the end of a was put there to
-// split a word that b goes on with: both sides in lower case letters.
-func splitsWord(a, b string) bool {
+// split a word that b goes on with: both sides in lower case letters, and the
+// document nowhere else has the word with its hyphen alone.
+func splitsWord(a, b string, known map[string]bool) bool {
 	if !strings.HasSuffix(a, "-") || len(a) < 3 {
 		return false
 	}
@@ -440,11 +505,78 @@ func splitsWord(a, b string) bool {
 		return false
 	}
 	// A word with another hyphen in it is a compound: "state-of-the-", "off-" "the-shelf".
-	if tail, _, _ := strings.Cut(b, " "); strings.Contains(strings.TrimRight(tail, "-"), "-") {
+	tail, _, _ := strings.Cut(b, " ")
+	if strings.Contains(strings.TrimRight(tail, "-"), "-") {
 		return false
 	}
 	head := a[strings.LastIndexAny(a[:len(a)-1], " \n")+1 : len(a)-1]
-	return !strings.Contains(head, "-")
+	if strings.Contains(head, "-") {
+		return false
+	}
+	head, tail = bareWord(head), bareWord(tail)
+	return !known[head+"-"+tail] || known[head+tail]
+}
+
+// bareWord is the word in lower case without signs around it.
+func bareWord(s string) string {
+	return strings.ToLower(strings.TrimFunc(s, func(c rune) bool { return !unicode.IsLetter(c) && !unicode.IsDigit(c) }))
+}
+
+// learnWords gives all blocks the words that stand whole in the document, of
+// those that matter for hyphens: with one, and those that begin a line's rest.
+func learnWords(pages [][]block) {
+	known := map[string]bool{}
+	split := false
+	for _, p := range pages {
+		for i := range p {
+			for _, l := range p[i].lines {
+				split = split || l.hyphen
+			}
+		}
+	}
+	if !split {
+		return
+	}
+	for _, p := range pages {
+		for i := range p {
+			for _, l := range p[i].lines {
+				f := strings.Fields(l.text())
+				for k, w := range f {
+					if len(known) < maxKnownWords && (k < len(f)-1 || !l.hyphen) {
+						known[bareWord(w)] = true
+					}
+				}
+			}
+			p[i].known = known
+		}
+	}
+}
+
+const maxKnownWords = 500_000
+
+// maxCarried is how many lines of a paragraph go back to the page it begins on.
+const maxCarried = 15
+
+// joinPages joins paragraphs that run on from one page to the next: their text
+// goes to the page on which they begin.
+func joinPages(pages [][]block) {
+	for i := 0; i+1 < len(pages); i++ {
+		a, b := pages[i], pages[i+1]
+		k := len(a) - 1
+		for k >= 0 && (a[k].note != "" || len(b) > 0 && len(b[0].lines) > 0 && a[k].style.size < 0.93*b[0].style.size && a[k].kind == paragraph) {
+			k-- // footnotes
+		}
+		if k < 0 || len(b) < 2 || b[0].kind != paragraph || b[0].note != "" || len(b[0].lines) > maxCarried || len(b[0].notes) > 0 {
+			continue
+		}
+		p := &a[k]
+		if p.kind != paragraph && p.kind != listItem || len(p.lines) == 0 || !runsOn(p, &b[0]) {
+			continue
+		}
+		p.lines = append(p.lines, b[0].lines...)
+		p.bold = p.bold && b[0].bold
+		pages[i+1] = b[1:]
+	}
 }
 
 // markdown returns the line's text escaped, with its links.

@@ -67,6 +67,10 @@ const (
 	fnElemChild
 	fnElemChildMCID
 	fnElemAlt
+	fnElemAttrCount
+	fnElemAttr
+	fnAttrValue
+	fnAttrNumber
 	fnImageRaw
 	fnImageFilterCount
 	fnImageFilter
@@ -145,6 +149,10 @@ var fnNames = [fnCount]string{
 	fnElemChild:          "FPDF_StructElement_GetChildAtIndex",
 	fnElemChildMCID:      "FPDF_StructElement_GetChildMarkedContentID",
 	fnElemAlt:            "FPDF_StructElement_GetAltText",
+	fnElemAttrCount:      "FPDF_StructElement_GetAttributeCount",
+	fnElemAttr:           "FPDF_StructElement_GetAttributeAtIndex",
+	fnAttrValue:          "FPDF_StructElement_Attr_GetValue",
+	fnAttrNumber:         "FPDF_StructElement_Attr_GetNumberValue",
 	fnImageRaw:           "FPDFImageObj_GetImageDataRaw",
 	fnImageFilterCount:   "FPDFImageObj_GetImageFilterCount",
 	fnImageFilter:        "FPDFImageObj_GetImageFilter",

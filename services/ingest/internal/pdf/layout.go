@@ -46,7 +46,8 @@ func arrange(s *source) *layout {
 	body := bodySize(words)
 	rtl := mostlyRTL(words)
 
-	tables := ruledTables(s, words)
+	tables := taggedTables(s, words)
+	tables = append(tables, ruledTables(s, withoutTables(words, tables))...)
 	words = withoutTables(words, tables)
 	rg := region{words: words}
 	for i := range tables {

@@ -258,7 +258,9 @@ func (rd *reading) write() {
 			rd.layouts[i] = nil
 		}
 	}
+	learnWords(pages)
 	headings(pages, rd.outline)
+	joinPages(pages)
 	left := rd.opts.Limits.MaxText
 	for i := range pages {
 		text := render(pages[i])

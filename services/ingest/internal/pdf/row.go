@@ -159,8 +159,9 @@ type line struct {
 	leader bool
 	mono   bool // all of it
 	bold   bool // all of it
-	// heading is the level that the structure tree gives, 0 for none.
-	heading int
+	// heading, element and listItem are what the structure tree says of all its
+	// words, 0 for nothing.
+	heading, element, listItem int
 	// wide is the widest space within the line, in points.
 	wide float64
 	// firstWidth is the width of the first word.
@@ -255,11 +256,18 @@ func makeLine(r *row) line {
 		l.mono, l.bold = words[0].style.mono, words[0].style.bold
 	}
 	l.style = styles[fonts.top()]
-	l.heading = words[0].heading
+	l.heading, l.element, l.listItem = words[0].heading, words[0].element, words[0].listItem
 	for i := range words {
 		if words[i].heading != l.heading {
 			l.heading = 0
 		}
+		if words[i].element != l.element {
+			l.element = 0
+		}
+	}
+	if n := len(words); n > 2 && !l.leader && allDigits(words[n-1].text) && letters >= 1 && gapBetween(&words[n-2], &words[n-1]) > 3*r.size {
+		// An entry of a table of contents, led to its page by space alone.
+		l.leader = true
 	}
 	l.firstWidth = words[0].box.width()
 	l.hyphen = words[len(words)-1].hyphen || strings.HasSuffix(words[len(words)-1].text, "-")

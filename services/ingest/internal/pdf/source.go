@@ -55,8 +55,9 @@ type word struct {
 	// mcid is the marked content that the word belongs to, -1 for none.
 	mcid     int
 	artifact bool
-	// heading is the level that the structure tree gives, 0 for none.
-	heading int
+	// heading is the level that the structure tree gives, 0 for none; element
+	// and listItem are the paragraph and the item that it puts the word into.
+	heading, element, listItem int
 	// glued means that no space stands between this word and the one before.
 	glued bool
 	// hyphen means that the word ends in a hyphen at the end of its line.
@@ -88,6 +89,7 @@ type source struct {
 	rules         []rule
 	fills         []box // filled areas that may shade table cells
 	pictures      []picture
+	tagged        []*taggedTable
 	// drawn counts vector objects: a page without words but with many is a drawing.
 	drawn int
 	// invisible is the share of words drawn invisibly, as over a scan.
