@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/index/internal/dialect"
 )
 
 // maxMessage bounds what one reply may hold; replies are asked for in pieces far below it.
@@ -43,6 +44,8 @@ type Options struct {
 type Client struct {
 	q    *qdrant.Client
 	addr string
+	// nibbles: the server can compare int4 codes as such.
+	nibbles bool
 }
 
 // Open connects and asks the server for its health.
@@ -132,6 +135,7 @@ func (c *Client) firstContact(ctx context.Context, o Options) error {
 		}
 		return c.fault("connect", "", err)
 	}
+	c.nibbles = reply.GetTitle() == dialect.Title
 	if older(reply.GetVersion(), MinVersion) {
 		return clara.Errorf(clara.Unsupported, "index at %s is Qdrant %s: version %s or newer is needed", c.addr, reply.GetVersion(), MinVersion)
 	}

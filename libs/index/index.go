@@ -3,7 +3,6 @@ package index
 import (
 	"context"
 	"iter"
-	"math"
 	"slices"
 	"sync"
 
@@ -29,12 +28,19 @@ type Index struct {
 	name   string
 	schema Schema
 	key    func() *projection // made on first use: up to 8 MiB for the largest memories
+	coder  *coder             // nil for memories in half precision
+	// nibbles: the server compares int4 codes as such.
+	nibbles bool
 }
 
 func newIndex(c *Client, name string, s Schema) *Index {
-	return &Index{c: c, name: name, schema: s, key: sync.OnceValue(func() *projection {
+	x := &Index{c: c, name: name, schema: s, key: sync.OnceValue(func() *projection {
 		return newProjection(s.Key, s.Values())
 	})}
+	if s.Memories != FP16 {
+		x.coder = &coder{s, newRotation(s.H)}
+	}
+	return x
 }
 
 // Name is the physical name, also when the index was opened through an alias.
@@ -42,6 +48,13 @@ func (x *Index) Name() string { return x.name }
 
 // Schema is the shape of what the index holds.
 func (x *Index) Schema() Schema { return x.schema }
+
+// Exact reports whether a search looks at every number of every memory, as brute
+// force does: not so where a key finds candidates, nor for Int4 in a server other
+// than the embedded one, whose distances see half of the numbers.
+func (x *Index) Exact() bool {
+	return x.schema.Key.Dims == 0 && (x.schema.Memories != Int4 || x.nibbles)
+}
 
 func (x *Index) project(values []float32) []float32 { return x.key().apply(values) }
 
@@ -114,7 +127,7 @@ func (x *Index) Count(ctx context.Context, f Filter) (int, error) {
 }
 
 // Memories returns the memories of points, in the order of ids, each as it was
-// written up to half precision (see the package comment). It fails with
+// written up to the index's precision (see the package comment). It fails with
 // NotFound, naming the first id that does not exist, and with Corrupt for a
 // memory that is not whole.
 func (x *Index) Memories(ctx context.Context, ids []string) ([]clara.Memory, error) {
@@ -123,8 +136,8 @@ func (x *Index) Memories(ctx context.Context, ids []string) ([]clara.Memory, err
 		return nil, clara.Errorf(clara.State, "index %s holds text only: it has no memories", x.name)
 	}
 	out := make([]clara.Memory, 0, len(ids))
-	for some := range slices.Chunk(ids, max(1, maxReply/(4*s.Values()))) {
-		points, err := x.get(ctx, some, qdrant.NewWithPayloadInclude(fieldScale), qdrant.NewWithVectorsInclude(s.vectorNames()...))
+	for some := range slices.Chunk(ids, max(1, maxReply/(4*s.dims()))) {
+		points, err := x.get(ctx, some, qdrant.NewWithPayloadInclude(fieldScale, fieldSlots), qdrant.NewWithVectorsInclude(s.vectorNames()...))
 		if err != nil {
 			return nil, err
 		}
@@ -140,22 +153,45 @@ func (x *Index) Memories(ctx context.Context, ids []string) ([]clara.Memory, err
 }
 
 func (x *Index) memory(id string, p *qdrant.RetrievedPoint) (clara.Memory, error) {
-	s := x.schema
-	_, size := s.parts()
-	scale := number(p.GetPayload()[fieldScale])
-	m := clara.Memory{M: s.M, H: s.H, Data: make([]float32, 0, s.Values())}
-	for _, name := range s.vectorNames() {
-		part := dense(p.GetVectors().GetVectors().GetVectors()[name])
-		if len(part) != size {
-			return clara.Memory{}, clara.Errorf(clara.Corrupt, "index %s: point %s: vector %s has %d of %d values", x.name, id, name, len(part), size)
-		}
-		for _, v := range part[:min(size, s.Values()-len(m.Data))] {
-			// Rounding may have brought the largest float32 just above itself.
-			f := min(max(float64(v)*scale, -math.MaxFloat32), math.MaxFloat32)
-			m.Data = append(m.Data, float32(f))
-		}
+	values, err := x.vectors(id, p.GetVectors())
+	if err != nil {
+		return clara.Memory{}, err
 	}
+	m := clara.Memory{M: x.schema.M, H: x.schema.H}
+	scale := number(p.GetPayload()[fieldScale])
+	if x.coder == nil {
+		m.Data = unpack(values, scale)
+		return m, m.Check()
+	}
+	slots, err := x.slots(id, p.GetPayload())
+	if err != nil {
+		return clara.Memory{}, err
+	}
+	m.Data = x.coder.decode(coded{bytes: values, scale: scale, slots: slots})
 	return m, m.Check()
+}
+
+// slots reads the scales of a point's codes.
+func (x *Index) slots(id string, payload map[string]*qdrant.Value) ([]float32, error) {
+	slots := slotsOf(payload[fieldSlots].GetStringValue(), x.schema.M)
+	if slots == nil {
+		return nil, clara.Errorf(clara.Corrupt, "index %s: point %s: %s does not hold %d scales", x.name, id, fieldSlots, x.schema.M)
+	}
+	return slots, nil
+}
+
+// vectors joins the vectors that hold a memory.
+func (x *Index) vectors(id string, v *qdrant.VectorsOutput) ([]float32, error) {
+	_, size := x.schema.parts()
+	values := make([]float32, 0, x.schema.dims())
+	for _, name := range x.schema.vectorNames() {
+		part := dense(v.GetVectors().GetVectors()[name])
+		if len(part) != size {
+			return nil, clara.Errorf(clara.Corrupt, "index %s: point %s: vector %s has %d of %d values", x.name, id, name, len(part), size)
+		}
+		values = append(values, part[:min(size, cap(values)-len(values))]...)
+	}
+	return values, nil
 }
 
 // dense returns the values of a vector; servers up to 1.16 put them in the field that is deprecated now.

@@ -23,14 +23,7 @@ func padded(n int) int {
 func newProjection(k Key, values int) *projection {
 	n := padded(values)
 	p := &projection{size: n, signs: make([]uint64, (n+63)/64), keep: make([]int, k.Dims)}
-	state := k.Seed
-	next := func() uint64 { // SplitMix64
-		state += 0x9e3779b97f4a7c15
-		z := state
-		z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9
-		z = (z ^ (z >> 27)) * 0x94d049bb133111eb
-		return z ^ (z >> 31)
-	}
+	next := splitMix64(k.Seed)
 	for i := range p.signs {
 		p.signs[i] = next()
 	}
@@ -46,6 +39,29 @@ func newProjection(k Key, values int) *projection {
 	return p
 }
 
+// splitMix64 is the stream of a seed.
+func splitMix64(state uint64) func() uint64 {
+	return func() uint64 {
+		state += 0x9e3779b97f4a7c15
+		z := state
+		z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9
+		z = (z ^ (z >> 27)) * 0x94d049bb133111eb
+		return z ^ (z >> 31)
+	}
+}
+
+// walshHadamard transforms x, of a power of two numbers, in place; it multiplies lengths by sqrt(len(x)).
+func walshHadamard(x []float32) {
+	for half := 1; half < len(x); half *= 2 {
+		for i := 0; i < len(x); i += 2 * half {
+			a, b := x[i:i+half], x[i+half:i+2*half]
+			for j := range a {
+				a[j], b[j] = a[j]+b[j], a[j]-b[j]
+			}
+		}
+	}
+}
+
 // apply returns the key of v, with the length that v has in expectation.
 func (p *projection) apply(v []float32) []float32 {
 	x := make([]float32, p.size)
@@ -55,14 +71,7 @@ func (p *projection) apply(v []float32) []float32 {
 		}
 		x[i] = f
 	}
-	for half := 1; half < p.size; half *= 2 {
-		for i := 0; i < p.size; i += 2 * half {
-			a, b := x[i:i+half], x[i+half:i+2*half]
-			for j := range a {
-				a[j], b[j] = a[j]+b[j], a[j]-b[j]
-			}
-		}
-	}
+	walshHadamard(x)
 	// The transform multiplies lengths by sqrt(size); keeping Dims of size values divides them by sqrt(size/Dims).
 	scale := float32(1 / math.Sqrt(float64(len(p.keep))))
 	key := make([]float32, len(p.keep))

@@ -48,6 +48,7 @@ const (
 	fieldFile       = "file"
 	fieldScale      = "memory_scale"  // memory = scale * stored values
 	fieldLength     = "memory_length" // Euclidean length of the stored values
+	fieldSlots      = "memory_slots"  // scales of the slots' codes, see slotsText; none in half precision
 )
 
 // pointSpace is the UUID namespace of point ids: UUIDv5 of the URL namespace and "clara:index:point".
@@ -94,15 +95,8 @@ func (x *Index) encode(p Point) (*qdrant.PointStruct, error) {
 		if err := x.sameShape(p.Memory); err != nil {
 			return nil, clara.Errorf(clara.KindOf(err), "%s: %w", where(), err)
 		}
-		values, scale, length, err := pack(p.Memory.Data)
-		if err != nil {
+		if err := x.encodeMemory(p.Memory, payload, vectors); err != nil {
 			return nil, clara.Errorf(clara.KindOf(err), "index %s: %s: %w", x.name, where(), err)
-		}
-		payload[fieldScale] = qdrant.NewValueDouble(scale)
-		payload[fieldLength] = qdrant.NewValueDouble(length)
-		x.split(values, func(name string, part []float32) { vectors[name] = qdrant.NewVectorDense(part) })
-		if x.schema.Key.Dims > 0 {
-			vectors[vectorKey] = qdrant.NewVectorDense(x.project(values))
 		}
 	} else if len(p.Memory.Data) > 0 {
 		return nil, clara.Errorf(clara.State, "index %s holds text only: %s has a memory", x.name, where())
@@ -112,6 +106,29 @@ func (x *Index) encode(p Point) (*qdrant.PointStruct, error) {
 		Vectors: qdrant.NewVectorsMap(vectors),
 		Payload: payload,
 	}, nil
+}
+
+// encodeMemory adds what is kept of a memory to a point.
+func (x *Index) encodeMemory(m clara.Memory, payload map[string]*qdrant.Value, vectors map[string]*qdrant.Vector) error {
+	values, scale, length, err := pack(m.Data)
+	if err != nil {
+		return err
+	}
+	if x.schema.Key.Dims > 0 {
+		vectors[vectorKey] = qdrant.NewVectorDense(x.project(values))
+	}
+	if x.coder != nil {
+		k, err := x.coder.encode(m.Data)
+		if err != nil {
+			return err
+		}
+		values, scale, length = k.bytes, k.scale, k.length
+		payload[fieldSlots] = qdrant.NewValueString(slotsText(k.slots))
+	}
+	payload[fieldScale] = qdrant.NewValueDouble(scale)
+	payload[fieldLength] = qdrant.NewValueDouble(length)
+	x.split(values, func(name string, part []float32) { vectors[name] = qdrant.NewVectorDense(part) })
+	return nil
 }
 
 // text is s as a payload value: protobuf strings must be UTF-8.
@@ -133,25 +150,26 @@ func (x *Index) sameShape(m clara.Memory) error {
 // values' Euclidean length. With a root mean square of 1 no value of up to
 // MaxMemory can overflow a half: the largest possible is sqrt(MaxMemory) = 1024.
 func pack(data []float32) (values []float32, scale, length float64, err error) {
-	var sum float64
-	for _, v := range data {
-		sum += float64(v) * float64(v)
-	}
-	if math.IsNaN(sum) || math.IsInf(sum, 0) {
-		return nil, 0, 0, clara.Errorf(clara.Invalid, "the memory holds NaN or infinite numbers")
-	}
-	values = make([]float32, len(data))
-	scale = math.Sqrt(sum / float64(len(data)))
-	if scale == 0 {
-		return values, 0, 0, nil
+	if values, scale, err = unit(data); err != nil {
+		return nil, 0, 0, clara.Errorf(clara.KindOf(err), "the memory: %w", err)
 	}
 	var squares float64
-	for i, v := range data {
-		r := half.Round(float32(float64(v) / scale))
+	for i, v := range values {
+		r := half.Round(v)
 		values[i] = r
 		squares += float64(r) * float64(r)
 	}
 	return values, scale, math.Sqrt(squares), nil
+}
+
+// unpack is the inverse of pack.
+func unpack(values []float32, scale float64) []float32 {
+	data := make([]float32, len(values))
+	for i, v := range values {
+		// Rounding may have brought the largest float32 just above itself.
+		data[i] = float32(min(max(float64(v)*scale, -math.MaxFloat32), math.MaxFloat32))
+	}
+	return data
 }
 
 // split calls each for the vectors that hold values, in order. The last part is padded with zeros.

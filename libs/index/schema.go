@@ -2,12 +2,15 @@ package index
 
 import (
 	"context"
+	"encoding/base64"
+	"errors"
 	"slices"
 	"strings"
 
 	"github.com/qdrant/go-client/qdrant"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/index/internal/dialect"
 )
 
 const (
@@ -25,9 +28,11 @@ type Schema struct {
 	// M and H are the shape of the memories: m vectors of H values; both 0 without an encoder.
 	M, H int
 	// Key is the projection that finds candidates. The zero Key searches the
-	// memories as they are, unless m*H exceeds [MaxDense]: then it is
-	// DefaultKeyDims with seed 0.
+	// memories as they are, unless one is kept as more than one vector (see
+	// [Schema.Split]): then it is DefaultKeyDims with seed 0.
 	Key Key
+	// Memories says how the numbers of memories are kept.
+	Memories Precision
 }
 
 // Key is a fixed random projection of a memory to Dims values, the same for
@@ -51,7 +56,9 @@ func (s Schema) Values() int { return s.M * s.H }
 // larger than a point can hold.
 func (s Schema) Check() error {
 	switch {
-	case s.M == 0 && s.H == 0 && s.Key == Key{}:
+	case s.Memories > Int4:
+		return clara.Errorf(clara.Invalid, "index schema: memories of unknown precision %d", s.Memories)
+	case s == Schema{}:
 		return nil
 	case s.M <= 0 || s.H <= 0:
 		return clara.Errorf(clara.Invalid, "index schema: memory of shape [%d, %d]", s.M, s.H)
@@ -65,16 +72,61 @@ func (s Schema) Check() error {
 
 // filled returns s with the default key where one is needed.
 func (s Schema) filled() Schema {
-	if s.Values() > MaxDense && s.Key.Dims == 0 {
+	if s.Split() && s.Key.Dims == 0 {
 		s.Key.Dims = DefaultKeyDims
 	}
 	return s
 }
 
+// dims is how many values the vectors of a memory have together: numbers of it in half precision, or bytes of codes.
+func (s Schema) dims() int {
+	if s.Memories == FP16 {
+		return s.Values()
+	}
+	return s.M * s.rowBytes()
+}
+
+// Split reports whether a memory is more than one vector can hold, so that a key finds candidates.
+func (s Schema) Split() bool { return s.dims() > MaxDense }
+
+// MemoryBytes is what one memory takes in an index: its vectors, the key where there is one, and its scales.
+func (s Schema) MemoryBytes() int {
+	s = s.filled()
+	switch {
+	case s.Values() == 0:
+		return 0
+	case s.Memories == FP16:
+		return 2*s.dims() + 2*s.Key.Dims + 16
+	}
+	return s.dims() + 2*s.Key.Dims + 16 + base64.RawStdEncoding.EncodedLen(4*s.M)
+}
+
+// Stored returns a memory as an index of this schema gives it back. Errors are those of [Index.Upsert].
+func (s Schema) Stored(m clara.Memory) (clara.Memory, error) {
+	if err := m.Check(); err != nil {
+		return clara.Memory{}, err
+	}
+	if m.M != s.M || m.H != s.H {
+		return clara.Memory{}, clara.Errorf(clara.State, "a memory of shape [%d, %d], not [%d, %d]", m.M, m.H, s.M, s.H)
+	}
+	out := clara.Memory{M: s.M, H: s.H}
+	if s.Memories == FP16 {
+		values, scale, _, err := pack(m.Data)
+		out.Data = unpack(values, scale)
+		return out, err
+	}
+	c := &coder{s, newRotation(s.H)}
+	k, err := c.encode(m.Data)
+	if err == nil {
+		out.Data = c.decode(k)
+	}
+	return out, err
+}
+
 // parts says how many vectors a memory is split into and how many values each
 // has; the last is padded with zeros.
 func (s Schema) parts() (n, size int) {
-	d := s.Values()
+	d := s.dims()
 	n = (d + MaxDense - 1) / MaxDense
 	return n, (d + n - 1) / n
 }
@@ -83,9 +135,28 @@ func (s Schema) parts() (n, size int) {
 // splitting: "collection.hash", or "collection.text.hash" without an encoder.
 func Name(collection, hash string, encoder bool) string {
 	if encoder {
-		return collection + "." + hash
+		return NameFor(collection, hash, FP16)
 	}
 	return collection + ".text." + hash
+}
+
+// NameFor is Name with an encoder, for memories kept in another precision than
+// FP16: "collection.int8.hash", "collection.int4.hash".
+func NameFor(collection, hash string, p Precision) string {
+	if p == FP16 {
+		return collection + "." + hash
+	}
+	return collection + "." + p.String() + "." + hash
+}
+
+// PrecisionOf is the precision that the name of a physical index says.
+func PrecisionOf(name string) Precision {
+	if parts := strings.Split(name, "."); len(parts) == 3 {
+		if p, err := ParsePrecision(parts[1]); err == nil {
+			return p
+		}
+	}
+	return FP16
 }
 
 // checkName refuses names that Qdrant would refuse or that could leave a data folder.
@@ -107,6 +178,7 @@ const (
 	metaH       = "clara_h"
 	metaKeyDims = "clara_key_dims"
 	metaKeySeed = "clara_key_seed"
+	metaStored  = "clara_memories" // none: fp16
 )
 
 // indexed are the payload fields that filters use.
@@ -133,7 +205,7 @@ func (c *Client) Ensure(ctx context.Context, name string, s Schema) (*Index, err
 	x, err := c.Index(ctx, name)
 	if clara.KindOf(err) == clara.NotFound {
 		// Somebody else may be making the same one: then Create fails, and what counts is what there is now.
-		createErr := c.q.CreateCollection(ctx, createRequest(name, s))
+		createErr := c.q.CreateCollection(ctx, createRequest(name, s, c.nibbles))
 		if x, err = c.Index(ctx, name); err != nil && createErr != nil {
 			return nil, c.fault("create", name, createErr)
 		}
@@ -156,24 +228,28 @@ func (c *Client) Ensure(ctx context.Context, name string, s Schema) (*Index, err
 	return x, nil
 }
 
-func createRequest(name string, s Schema) *qdrant.CreateCollection {
+func createRequest(name string, s Schema, nibbles bool) *qdrant.CreateCollection {
 	vectors := map[string]*qdrant.VectorParams{}
-	dense := func(name string, dims int) {
+	dense := func(name string, dims int, d qdrant.Distance, t qdrant.Datatype) {
 		vectors[name] = &qdrant.VectorParams{
 			Size:     uint64(dims),
-			Distance: qdrant.Distance_Dot,
-			Datatype: qdrant.Datatype_Float16.Enum(),
+			Distance: d,
+			Datatype: t.Enum(),
 			OnDisk:   qdrant.PtrOf(true),
 			// No graph: every search is an exact scan.
 			HnswConfig: &qdrant.HnswConfigDiff{M: qdrant.PtrOf(uint64(0))},
 		}
 	}
 	if s.Key.Dims > 0 {
-		dense(vectorKey, s.Key.Dims)
+		dense(vectorKey, s.Key.Dims, qdrant.Distance_Dot, qdrant.Datatype_Float16)
 	}
 	for _, v := range s.vectorNames() {
 		_, size := s.parts()
-		dense(v, size)
+		if s.Memories == FP16 {
+			dense(v, size, qdrant.Distance_Dot, qdrant.Datatype_Float16)
+		} else {
+			dense(v, size, qdrant.Distance_Euclid, qdrant.Datatype_Uint8)
+		}
 	}
 	request := &qdrant.CreateCollection{
 		CollectionName: name,
@@ -188,6 +264,12 @@ func createRequest(name string, s Schema) *qdrant.CreateCollection {
 			metaKeyDims: qdrant.NewValueInt(int64(s.Key.Dims)),
 			metaKeySeed: qdrant.NewValueInt(int64(s.Key.Seed)), // two's complement: all 64 bits survive
 		},
+	}
+	if s.Memories != FP16 {
+		request.Metadata[metaStored] = qdrant.NewValueString(s.Memories.String())
+		if s.Memories == Int4 && nibbles {
+			request.Metadata[dialect.Nibbles] = qdrant.NewValueBool(true)
+		}
 	}
 	if len(vectors) > 0 {
 		request.VectorsConfig = qdrant.NewVectorsConfigMap(vectors)
@@ -231,10 +313,13 @@ func (c *Client) Index(ctx context.Context, name string) (*Index, error) {
 		M: int(meta[metaM].GetIntegerValue()), H: int(meta[metaH].GetIntegerValue()),
 		Key: Key{Dims: int(meta[metaKeyDims].GetIntegerValue()), Seed: uint64(meta[metaKeySeed].GetIntegerValue())},
 	}
-	if err := s.Check(); err != nil {
+	s.Memories, err = ParsePrecision(meta[metaStored].GetStringValue())
+	if err := errors.Join(err, s.Check()); err != nil {
 		return nil, clara.Errorf(clara.Corrupt, "index %s at %s: %w", name, c.addr, err)
 	}
-	return newIndex(c, physical, s), nil
+	x := newIndex(c, physical, s)
+	x.nibbles = meta[dialect.Nibbles].GetBoolValue()
+	return x, nil
 }
 
 // Drop removes the physical index with all its points, and aliases to it. One that does not exist is no error.

@@ -18,6 +18,13 @@ const (
 	// slack is how many more results than k a search of whole memories asks for,
 	// so that rounding at the server can't change which k are returned.
 	slack = 8
+	// spreadBytes and slackBytes: distances of int4 bytes see half of the numbers, so more candidates are looked at.
+	spreadBytes = 10
+	slackBytes  = 64
+	// spreadNibbles and slackNibbles: distances of int4 codes have the question's rounding in them, and every slot
+	// counts as if it were as long as the others, which after a model's final norm it nearly is.
+	spreadNibbles = 3
+	slackNibbles  = 24
 	// rankConstant of reciprocal rank fusion: a rank r (from 1) counts 1/(rankConstant+r).
 	rankConstant = 60
 )
@@ -33,7 +40,10 @@ func (x *Index) SearchMemory(ctx context.Context, q clara.Memory, k int, f Filte
 	if err := x.sameShape(q); err != nil {
 		return nil, err
 	}
-	values, err := normalise(q.Data)
+	if x.coder != nil {
+		return x.searchCodes(ctx, q, k, f)
+	}
+	values, _, err := unit(q.Data)
 	if err != nil {
 		return nil, clara.Errorf(clara.KindOf(err), "index %s: query: %w", x.name, err)
 	}
@@ -134,27 +144,6 @@ func (s scored) cosine(n int) float64 {
 	return s.Score / (math.Sqrt(float64(n)) * s.length)
 }
 
-// normalise scales data to a root mean square of 1: a server that keeps half
-// precision rounds the query too, and there a half is most precise.
-func normalise(data []float32) ([]float32, error) {
-	var sum float64
-	for _, v := range data {
-		sum += float64(v) * float64(v)
-	}
-	if math.IsNaN(sum) || math.IsInf(sum, 0) {
-		return nil, clara.Errorf(clara.Invalid, "it holds NaN or infinite numbers")
-	}
-	out := make([]float32, len(data))
-	if sum == 0 {
-		return out, nil
-	}
-	scale := math.Sqrt(sum / float64(len(data)))
-	for i, v := range data {
-		out[i] = float32(float64(v) / scale)
-	}
-	return out, nil
-}
-
 // query asks for the points with the highest dot product with one vector.
 func (x *Index) query(ctx context.Context, using string, v *qdrant.VectorInput, limit int, f *qdrant.Filter) ([]scored, error) {
 	points, err := x.c.q.Query(ctx, &qdrant.QueryPoints{
@@ -175,6 +164,71 @@ func (x *Index) query(ctx context.Context, using string, v *qdrant.VectorInput, 
 		}
 	}
 	return found, nil
+}
+
+// searchCodes is SearchMemory over codes: distances of bytes, or keys, bring candidates, which are then ranked by
+// the cosine of the question, as it is, with the memory as it is kept.
+func (x *Index) searchCodes(ctx context.Context, m clara.Memory, k int, f Filter) ([]clara.Candidate, error) {
+	q, err := x.coder.question(m.Data, x.nibbles)
+	if err != nil {
+		return nil, clara.Errorf(clara.KindOf(err), "index %s: query: %w", x.name, err)
+	}
+	using, input, limit := vectorMemory, q.bytes, k+slack
+	switch {
+	case x.schema.Key.Dims > 0:
+		values, _, err := unit(m.Data)
+		if err != nil {
+			return nil, err
+		}
+		using, input, limit = vectorKey, x.project(values), max(oversample*k, slack)
+	case x.nibbles:
+		limit = spreadNibbles*k + slackNibbles
+	case x.schema.Memories == Int4:
+		limit = spreadBytes*k + slackBytes
+	}
+	found, err := x.query(ctx, using, qdrant.NewVectorInputDense(input), limit, f.conditions())
+	if err != nil {
+		return nil, err
+	}
+	if err := x.rescoreCodes(ctx, q, found); err != nil {
+		return nil, err
+	}
+	return best(found, k), nil
+}
+
+// rescoreCodes replaces the scores of candidates by cosines. One that is deleted meanwhile drops out.
+func (x *Index) rescoreCodes(ctx context.Context, q question, found []scored) error {
+	numbers := make([]float32, x.schema.H+1) // and the padding of an odd slot
+	for some := range slices.Chunk(found, max(1, maxReply/(4*x.schema.dims()))) {
+		ids := make([]string, len(some))
+		at := make(map[string]int, len(some))
+		for i, c := range some {
+			ids[i], at[c.PointID] = c.PointID, i
+			some[i].Score = math.Inf(-1)
+		}
+		points, err := x.c.q.Get(ctx, &qdrant.GetPoints{
+			CollectionName: x.name, Ids: pointIDs(ids),
+			WithPayload: qdrant.NewWithPayloadInclude(fieldSlots), WithVectors: qdrant.NewWithVectorsInclude(x.schema.vectorNames()...),
+		})
+		if err != nil {
+			return x.c.fault("search", x.name, err)
+		}
+		for _, p := range points {
+			id := p.GetId().GetUuid()
+			bytes, err := x.vectors(id, p.GetVectors())
+			if err != nil {
+				return err
+			}
+			slots, err := x.slots(id, p.GetPayload())
+			if err != nil {
+				return err
+			}
+			c := &some[at[id]]
+			c.Score = x.coder.dot(q, bytes, slots, numbers)
+			c.Score = c.cosine(x.schema.Values())
+		}
+	}
+	return nil
 }
 
 // rescore replaces the scores of candidates by the dot product of the whole

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/qdrant/go-client/qdrant"
 	"google.golang.org/grpc/codes"
@@ -18,7 +17,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/clara-suite/clara/libs/clara"
-	"github.com/clara-suite/clara/libs/index/internal/half"
+	"github.com/clara-suite/clara/libs/disk"
 )
 
 const (
@@ -103,25 +102,24 @@ func openCollection(dir string, log *slog.Logger) (*collection, error) {
 	return c, removeFiles(dir, config.Generation)
 }
 
-// layoutOf checks what a new collection asks for. Distances other than dot,
-// types other than half precision and multivectors are UNIMPLEMENTED.
+// layoutOf checks what a new collection asks for. Vectors other than of halves
+// with distance Dot and of bytes with distance Euclid, and multivectors, are UNIMPLEMENTED.
 func layoutOf(request *qdrant.CreateCollection) (layout, error) {
 	var l layout
 	if request.GetVectorsConfig().GetParams() != nil {
 		return l, unimplemented("a vector without a name")
 	}
 	for name, p := range request.GetVectorsConfig().GetParamsMap().GetMap() {
+		e, known := elementOf(p, request.GetMetadata())
 		switch {
 		case p.GetSize() < 1 || p.GetSize() > 65536:
 			return l, status.Errorf(codes.InvalidArgument, "vector %s: %d dims are not within 1 to 65536", name, p.GetSize())
-		case p.GetDistance() != qdrant.Distance_Dot:
-			return l, unimplemented("a distance other than Dot")
-		case p.GetDatatype() != qdrant.Datatype_Float16:
-			return l, unimplemented("a vector type other than Float16")
+		case !known:
+			return l, unimplemented("a vector other than Float16 with distance Dot or Uint8 with distance Euclid")
 		case p.GetMultivectorConfig() != nil || p.GetQuantizationConfig() != nil:
 			return l, unimplemented("a multivector or quantization")
 		}
-		l.dense = append(l.dense, denseVector{name, int(p.GetSize())})
+		l.dense = append(l.dense, denseVector{name, int(p.GetSize()), e})
 	}
 	for name, p := range request.GetSparseVectorsConfig().GetMap() {
 		l.sparse = append(l.sparse, sparseVector{name, p.GetModifier() == qdrant.Modifier_Idf})
@@ -192,6 +190,13 @@ func (c *collection) change(record func(s *state) ([]byte, error)) error {
 // upsert writes points; entries and vectors go together. A nil vector is absent.
 func (c *collection) upsert(entries []entry, vectors [][][]float32) error {
 	return c.change(func(s *state) ([]byte, error) {
+		need := int64(0)
+		for _, r := range s.rows {
+			need += int64(len(entries) * r.stride)
+		}
+		if err := disk.Room(c.dir, need); err != nil {
+			return nil, err
+		}
 		first := len(s.ids)
 		for i, r := range s.rows {
 			if err := c.growRows(r, first+len(entries)); err != nil {
@@ -202,7 +207,7 @@ func (c *collection) upsert(entries []entry, vectors [][][]float32) error {
 			for j := range entries {
 				row := data[j*r.stride : (j+1)*r.stride]
 				if v := vectors[j][i]; v != nil {
-					half.Encode(unsafe.Slice((*uint16)(unsafe.Pointer(&row[0])), r.dims), v)
+					r.element.encode(row, v)
 					entries[j].vectors |= 1 << i
 					entries[j].rows = addChecksum(entries[j].rows, row)
 					used = true
@@ -434,7 +439,11 @@ func (c *collection) search(ctx context.Context, q vectorQuery) ([]*qdrant.Score
 		if err != nil {
 			return nil, err
 		}
-		out[i] = &qdrant.ScoredPoint{Id: p.GetId(), Payload: p.GetPayload(), Vectors: p.GetVectors(), Score: h.score, Version: uint64(h.slot)}
+		score := h.score
+		if q.dense != nil {
+			score = view.element.score(score)
+		}
+		out[i] = &qdrant.ScoredPoint{Id: p.GetId(), Payload: p.GetPayload(), Vectors: p.GetVectors(), Score: score, Version: uint64(h.slot)}
 	}
 	return out, nil
 }
@@ -474,7 +483,7 @@ func (c *collection) point(s *state, slot int, payload payloadSelector, vectors 
 			check = addChecksum(check, v.bytes(slot))
 			if vectors.wants(s.dense[i].name) {
 				data := make([]float32, v.dims)
-				half.Decode(data, v.halves(slot))
+				v.element.decode(data, v.bytes(slot))
 				named[s.dense[i].name] = &qdrant.VectorOutput{Vector: &qdrant.VectorOutput_Dense{Dense: &qdrant.DenseVector{Data: data}}}
 			}
 		}

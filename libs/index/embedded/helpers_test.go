@@ -71,6 +71,7 @@ func unimplementedCalls(t *testing.T, s *embedded.Server) {
 		{"unknown service", snapshotErr, codes.Unimplemented},
 		{"cosine", create(&qdrant.VectorParams{Size: 4, Distance: qdrant.Distance_Cosine, Datatype: half}), codes.Unimplemented},
 		{"single precision", create(&qdrant.VectorParams{Size: 4, Distance: qdrant.Distance_Dot}), codes.Unimplemented},
+		{"bytes with dot", create(&qdrant.VectorParams{Size: 4, Distance: qdrant.Distance_Dot, Datatype: qdrant.Datatype_Uint8.Enum()}), codes.Unimplemented},
 		{"too many dims", create(&qdrant.VectorParams{Size: 65537, Distance: qdrant.Distance_Dot, Datatype: half}), codes.InvalidArgument},
 		{"exists", create(&qdrant.VectorParams{Size: 4, Distance: qdrant.Distance_Dot, Datatype: half}), codes.AlreadyExists},
 		{"prefetch", prefetchErr, codes.Unimplemented},

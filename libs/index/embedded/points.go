@@ -9,8 +9,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/clara-suite/clara/libs/index/internal/half"
 )
 
 // points answers the RPCs on points.
@@ -80,7 +78,7 @@ func (l layout) encode(p *qdrant.PointStruct) (entry, [][]float32, error) {
 			if data == nil {
 				return e, nil, bad(name, "is not a dense vector")
 			}
-			if err := checkDense(data, l.dense[i].dims); err != "" {
+			if err := checkDense(data, l.dense[i]); err != "" {
 				return e, nil, bad(name, err)
 			}
 			vectors[i] = data
@@ -105,16 +103,11 @@ func (l layout) encode(p *qdrant.PointStruct) (entry, [][]float32, error) {
 	return e, vectors, nil
 }
 
-func checkDense(data []float32, dims int) string {
-	if len(data) != dims {
+func checkDense(data []float32, v denseVector) string {
+	if len(data) != v.dims {
 		return "has the wrong number of dims"
 	}
-	for _, v := range data {
-		if !(v <= half.Max && v >= -half.Max) {
-			return "a value is not within half precision"
-		}
-	}
-	return ""
+	return v.element.check(data)
 }
 
 func parseSparse(v *qdrant.SparseVector) (sparse, error) {
@@ -396,7 +389,7 @@ func (s *state) find(q vectorQuery) (dense, sparse int, err error) {
 	case dense >= 0 && q.dense == nil, sparse >= 0 && q.dense != nil:
 		err = status.Errorf(codes.InvalidArgument, "vector %q is of another kind than the query", q.using)
 	case dense >= 0:
-		if fault := checkDense(q.dense, s.dense[dense].dims); fault != "" {
+		if fault := checkDense(q.dense, s.dense[dense]); fault != "" {
 			err = status.Errorf(codes.InvalidArgument, "query on vector %q: %s", q.using, fault)
 		}
 	}

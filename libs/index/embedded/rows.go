@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"runtime/debug"
-	"unsafe"
 
 	"github.com/clara-suite/clara/libs/clara"
 )
@@ -16,13 +15,13 @@ const (
 	minChunk = 16 << 20
 )
 
-// rows is a file of vectors of one length in half precision, mapped for reading
+// rows is a file of vectors of one length and kind of element, mapped for reading
 // in chunks, so that growing never moves what a search is reading. The machine
 // must be little-endian, as all that Go's SIMD kernels and mmap run on are.
 type rows struct {
-	f      rowFile
-	path   string
-	dims   int
+	f    rowFile
+	path string
+	denseVector
 	stride int      // bytes of a row, padded
 	per    int      // rows of a chunk
 	size   int64    // of the file
@@ -38,16 +37,16 @@ type rowFile interface {
 	Fd() uintptr
 }
 
-func openRows(path string, dims, n int) (*rows, error) {
+func openRows(path string, v denseVector, n int) (*rows, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	stride := (2*dims + rowAlign - 1) / rowAlign * rowAlign
+	stride := (v.element.size()*v.dims + rowAlign - 1) / rowAlign * rowAlign
 	// A chunk is whole pages: pageRows rows are, for the stride is a multiple of rowAlign.
 	pageRows := max(1, os.Getpagesize()/rowAlign)
 	r := &rows{
-		f: f, path: path, dims: dims, stride: stride,
+		f: f, path: path, denseVector: v, stride: stride,
 		per: (minChunk/stride + pageRows) / pageRows * pageRows,
 	}
 	info, err := f.Stat()
@@ -106,22 +105,17 @@ func (r *rows) close() error {
 
 // rowView reads the rows that were there when it was taken.
 type rowView struct {
-	dims, stride, per int
-	chunks            [][]byte
+	denseVector
+	stride, per int
+	chunks      [][]byte
 }
 
-func (r *rows) view() rowView { return rowView{r.dims, r.stride, r.per, r.chunks} }
+func (r *rows) view() rowView { return rowView{r.denseVector, r.stride, r.per, r.chunks} }
 
 // bytes are the row of a slot with its padding.
 func (v rowView) bytes(slot int) []byte {
 	at := slot % v.per * v.stride
 	return v.chunks[slot/v.per][at : at+v.stride]
-}
-
-// halves are the values of a slot.
-func (v rowView) halves(slot int) []uint16 {
-	b := v.bytes(slot)
-	return unsafe.Slice((*uint16)(unsafe.Pointer(&b[0])), v.dims)
 }
 
 // guard runs f, which reads mapped files, and turns a page that the disk does

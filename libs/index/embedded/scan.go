@@ -9,8 +9,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	"github.com/clara-suite/clara/libs/index/internal/half"
 )
 
 // hit is a slot with its score.
@@ -52,12 +50,13 @@ func (t *topHits) offer(h hit, limit int) {
 // to share the work evenly and to notice a context that ended.
 const blockBytes = 1 << 20
 
-// scan returns the limit slots with the highest dot products, best first.
+// scan returns the limit slots that score best against a query, best first.
 func scan(ctx context.Context, v rowView, q []float32, slots []uint32, limit int) ([]hit, error) {
 	block := max(1, blockBytes/v.stride)
 	blocks := (len(slots) + block - 1) / block
 	workers := max(1, min(runtime.GOMAXPROCS(0), blocks))
 	tops, faults := make([]topHits, workers), make([]error, workers)
+	score := v.element.scorer(q)
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	work := func(top *topHits) {
@@ -67,7 +66,7 @@ func scan(ctx context.Context, v rowView, q []float32, slots []uint32, limit int
 				return
 			}
 			for _, slot := range slots[b*block : min((b+1)*block, len(slots))] {
-				top.offer(hit{slot, half.Dot(q, v.halves(int(slot)))}, limit)
+				top.offer(hit{slot, score(v.bytes(int(slot)))}, limit)
 			}
 		}
 	}

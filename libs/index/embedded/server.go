@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/clara-suite/clara/libs/index/internal/dialect"
 	"google.golang.org/grpc/test/bufconn"
 )
 
@@ -167,5 +169,5 @@ type health struct {
 
 // HealthCheck answers while the server runs.
 func (health) HealthCheck(context.Context, *qdrant.HealthCheckRequest) (*qdrant.HealthCheckReply, error) {
-	return &qdrant.HealthCheckReply{Title: "clara embedded index", Version: protocol}, nil
+	return &qdrant.HealthCheckReply{Title: dialect.Title, Version: protocol}, nil
 }

@@ -24,8 +24,9 @@ type layout struct {
 }
 
 type denseVector struct {
-	name string
-	dims int
+	name    string
+	dims    int
+	element element
 }
 
 type sparseVector struct {
@@ -97,7 +98,7 @@ func openState(dir string, generation int, l layout) (s *state, torn int64, err 
 		return nil, 0, err
 	}
 	for i, v := range l.dense {
-		r, err := openRows(rowsPath(dir, i, generation), v.dims, len(s.ids))
+		r, err := openRows(rowsPath(dir, i, generation), v, len(s.ids))
 		if err != nil {
 			return nil, 0, errors.Join(err, s.closeFiles())
 		}

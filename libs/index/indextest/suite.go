@@ -41,6 +41,9 @@ func Run(t *testing.T, c *index.Client) {
 		{"recall", testRecall},
 		{"recall by key", testRecallByKey},
 		{"large memory", testLargeMemory},
+		{"round trip of codes", testCodesRoundTrip},
+		{"recall of codes", testCodesRecall},
+		{"large memory of codes", testCodesLarge},
 		{"alias moves while searching", testAliasMoves},
 		{"writers and readers", testWritersAndReaders},
 		{"faults", testFaults},
@@ -127,6 +130,15 @@ func testSchema(t *testing.T, c *index.Client) {
 	names, err := c.List(ctx)
 	require.NoError(t, err)
 	assert.Contains(t, names, x.Name())
+
+	_, err = c.Ensure(ctx, x.Name(), index.Schema{M: 2, H: 3, Memories: index.Int8})
+	assert.Equal(t, clara.Exists, clara.KindOf(err), "another precision is another index")
+	for _, p := range index.Precisions() {
+		kept := ensure(t, c, index.Schema{M: 2, H: 3, Memories: p})
+		opened, err := c.Index(ctx, kept.Name())
+		require.NoError(t, err)
+		assert.Equal(t, p, opened.Schema().Memories)
+	}
 
 	keyed := ensure(t, c, index.Schema{M: 4, H: 8, Key: index.Key{Dims: 16, Seed: 1<<63 + 5}})
 	opened, err := c.Index(ctx, keyed.Name())
@@ -440,12 +452,17 @@ func fill(t *testing.T, x *index.Index, memories []clara.Memory) {
 	}
 }
 
-// recall returns which part of the k best by brute force on the original memories a search finds, over several questions.
-func recall(t *testing.T, x *index.Index, rng *rand.Rand, memories []clara.Memory, questions, k int) float64 {
+// recall returns which part of the k best by brute force on memories a search finds, over several questions. Scores
+// may differ by delta; levelled: the questions' slots are about as long as each other.
+func recall(t *testing.T, x *index.Index, rng *rand.Rand, memories []clara.Memory, questions, k int, delta float64, levelled bool) float64 {
 	t.Helper()
 	hits := 0
 	for i := range questions {
-		q := add(Memory(rng, memories[0].M, memories[0].H), memories[rng.IntN(len(memories))], []float32{0, 0.5, 1, 3}[i%4])
+		noise := Memory(rng, memories[0].M, memories[0].H)
+		if levelled {
+			level(rng, noise)
+		}
+		q := add(noise, memories[rng.IntN(len(memories))], []float32{0, 0.5, 1, 3}[i%4])
 		type scored struct {
 			at    int
 			score float64
@@ -470,7 +487,7 @@ func recall(t *testing.T, x *index.Index, rng *rand.Rand, memories []clara.Memor
 		for _, f := range found {
 			if score, ok := best[f.Passage.Ordinal]; ok {
 				hits++
-				assert.InDelta(t, score, f.Score, 0x1p-11, "what rounding to half precision can do")
+				assert.InDelta(t, score, f.Score, delta)
 			}
 		}
 	}
@@ -482,7 +499,7 @@ func testRecall(t *testing.T, c *index.Client) {
 	x := ensure(t, c, index.Schema{M: 4, H: 48})
 	memories := clustered(rng, 10_000, 4, 48)
 	fill(t, x, memories)
-	r := recall(t, x, rng, memories, 40, 20)
+	r := recall(t, x, rng, memories, 40, 20, 0x1p-11, false) // what rounding to half precision can do
 	t.Logf("recall@20 over 10,000 memories of %d values: %.4f", 4*48, r)
 	assert.GreaterOrEqual(t, r, 0.99)
 }
@@ -542,6 +559,138 @@ func testLargeMemory(t *testing.T, c *index.Client) {
 	_, err = c.Ensure(t.Context(), "suite-too-large", index.Schema{M: 1024, H: 4096})
 	assert.Equal(t, clara.Unsupported, clara.KindOf(err))
 	assert.ErrorContains(t, err, "[1024, 4096]")
+}
+
+// testCodesRoundTrip: each slot comes back in its direction and length, whatever the sizes of the others.
+func testCodesRoundTrip(t *testing.T, c *index.Client) {
+	rng := random()
+	for _, s := range []struct {
+		index.Schema
+		least, short float64 // cosine of a slot; how much shorter it may be
+	}{
+		{index.Schema{M: 16, H: 576, Memories: index.Int8}, 0.998, 0.004},
+		{index.Schema{M: 16, H: 576, Memories: index.Int4}, 0.991, 0.015},
+		{index.Schema{M: 3, H: 257, Memories: index.Int4}, 0.985, 0.03}, // an odd slot
+		{index.Schema{M: 3, H: 100, Memories: index.Int8, Key: index.Key{Dims: 64}}, 0.998, 0.004},
+		{index.Schema{M: 6, H: 100, Memories: index.Int4, Key: index.Key{Dims: 64}}, 0.98, 0.03},
+		{index.Schema{M: 1, H: 1, Memories: index.Int8}, 0.999, 1e-6},
+		{index.Schema{M: 1, H: 1, Memories: index.Int4}, 0.999, 1e-6},
+	} {
+		t.Run(fmt.Sprintf("%s %dx%d", s.Memories, s.M, s.H), func(t *testing.T) {
+			x := ensure(t, c, s.Schema)
+			var points []index.Point
+			var ids []string
+			for i, factor := range []float32{1, 1e-6, 3e7, 0} {
+				m := Memory(rng, s.M, s.H)
+				for j := range m.Data {
+					m.Data[j] *= factor * float32(1+j/s.H%2) // every other slot is twice as long
+				}
+				p := Passage("a", i, fmt.Sprintf("text %d", i))
+				points = append(points, index.Point{Passage: p, Memory: m})
+				ids = append(ids, index.PointID(x.Name(), p))
+			}
+			require.NoError(t, x.Upsert(t.Context(), points))
+			got, err := x.Memories(t.Context(), ids)
+			require.NoError(t, err)
+			for i, m := range got {
+				stored, err := s.Stored(points[i].Memory)
+				require.NoError(t, err)
+				require.Equal(t, stored, m, "what Stored says")
+				for j := range s.M {
+					want := clara.Memory{M: 1, H: s.H, Data: points[i].Memory.Row(j)}
+					have := clara.Memory{M: 1, H: s.H, Data: m.Row(j)}
+					if i == 3 {
+						require.Equal(t, make([]float32, s.H), have.Data, "zero stays zero")
+						continue
+					}
+					require.GreaterOrEqual(t, cosine(want, have), s.least, "point %d, slot %d", i, j)
+					require.InEpsilon(t, norm(want), norm(have), s.short, "point %d, slot %d", i, j)
+				}
+			}
+			found, err := x.SearchMemory(t.Context(), points[0].Memory, 10, index.Filter{})
+			require.NoError(t, err)
+			require.Len(t, found, 4)
+			for _, f := range found {
+				// Scores are cosines with the memory as it is kept.
+				assert.InDelta(t, cosine(points[0].Memory, got[f.Passage.Ordinal]), f.Score, 1e-5)
+			}
+		})
+	}
+}
+
+func norm(m clara.Memory) float64 {
+	var sum float64
+	for _, x := range m.Data {
+		sum += float64(x) * float64(x)
+	}
+	return math.Sqrt(sum)
+}
+
+// level makes the slots of a memory about as long as each other, as a model's final norm does.
+func level(rng *rand.Rand, m clara.Memory) {
+	for i := range m.M {
+		row := m.Row(i)
+		scale := float32((1 + 0.1*rng.NormFloat64()) / norm(clara.Memory{Data: row}))
+		for j := range row {
+			row[j] *= scale
+		}
+	}
+}
+
+// testCodesRecall: a search finds what brute force finds, among memories as they are kept and among the originals.
+func testCodesRecall(t *testing.T, c *index.Client) {
+	for _, s := range []struct {
+		p         index.Precision
+		kept, all float64 // recall@20, the first of an exact search
+	}{{index.Int8, 0.99, 0.98}, {index.Int4, 0.99, 0.75}} {
+		t.Run(s.p.String(), func(t *testing.T) {
+			rng := random()
+			const m, h, n = 4, 144, 4000
+			x := ensure(t, c, index.Schema{M: m, H: h, Memories: s.p})
+			memories := clustered(rng, n, m, h)
+			for _, memory := range memories {
+				level(rng, memory)
+			}
+			fill(t, x, memories)
+			kept := make([]clara.Memory, n)
+			for i, memory := range memories {
+				var err error
+				kept[i], err = x.Schema().Stored(memory)
+				require.NoError(t, err)
+			}
+			r := recall(t, x, rng, kept, 40, 20, 1e-5, true)
+			original := recall(t, x, rng, memories, 40, 20, 0.02, true)
+			t.Logf("recall@20 over %d memories of %d values: %.4f of those kept, %.4f of the originals", n, m*h, r, original)
+			if x.Exact() {
+				assert.GreaterOrEqual(t, r, s.kept)
+			}
+			assert.GreaterOrEqual(t, original, s.all)
+		})
+	}
+}
+
+// testCodesLarge: memories of more bytes than a vector takes.
+func testCodesLarge(t *testing.T, c *index.Client) {
+	for _, s := range []index.Schema{{M: 20, H: 4096, Memories: index.Int8}, {M: 40, H: 4096, Memories: index.Int4}} {
+		t.Run(s.Memories.String(), func(t *testing.T) {
+			rng := random()
+			x := ensure(t, c, s)
+			require.True(t, s.Split())
+			require.Equal(t, index.DefaultKeyDims, x.Schema().Key.Dims)
+			var points []index.Point
+			for i := range 9 {
+				points = append(points, index.Point{Passage: Passage("big", i, fmt.Sprintf("big %d", i)), Memory: Memory(rng, s.M, s.H)})
+			}
+			require.NoError(t, x.Upsert(t.Context(), points))
+			q := add(points[7].Memory, points[3].Memory, 0.4)
+			found, err := x.SearchMemory(t.Context(), q, 2, index.Filter{})
+			require.NoError(t, err)
+			assert.Equal(t, []string{"big/7", "big/3"}, documents(found))
+			for _, f := range found {
+				assert.InDelta(t, cosine(q, points[f.Passage.Ordinal].Memory), f.Score, 0.01)
+			}
+		})
+	}
 }
 
 func testAliasMoves(t *testing.T, c *index.Client) {
