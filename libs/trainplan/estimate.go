@@ -22,6 +22,7 @@ type Load struct {
 	MaxGradTokens int     // of the longest sample
 	MinCandidates int     // the fewest documents of a sample
 	MemoryTokens  int     // m
+	Fresh         bool    // memory rows are trained too
 }
 
 // Machine is what a run has at its disposal.
@@ -61,6 +62,9 @@ func (p Plan) Estimate(a arch.Model, l Load, rank int, machine Machine) Estimate
 	case 4:
 		weight = linear/2 + linear/32*width
 	}
+	if p.ZeroStage == 3 { // a part of every layer, and one whole layer at a time
+		weight = weight/int64(max(1, p.World)) + weight/int64(max(1, a.Layers))
+	}
 	tables := int64(a.Vocab) * int64(a.Hidden)
 	if !a.TieEmbeddings {
 		tables *= 2
@@ -71,6 +75,9 @@ func (p Plan) Estimate(a arch.Model, l Load, rank int, machine Machine) Estimate
 		trained = 1
 	}
 	e.Trained = trained * adapter
+	if l.Fresh {
+		e.Trained += int64(l.MemoryTokens) * int64(a.Hidden)
+	}
 	// All adapters are held; the trained ones with a gradient and two moments.
 	e.State = 4 * (3*adapter + 3*e.Trained)
 
@@ -82,7 +89,8 @@ func (p Plan) Estimate(a arch.Model, l Load, rank int, machine Machine) Estimate
 		perLayer += float64(3*a.Hidden + a.Heads*a.HeadDim + 2*a.Intermediate)
 	}
 	layers := float64(a.Layers)
-	if p.Checkpointing {
+	recomputes := p.Checkpointing || p.ZeroStage == 3
+	if recomputes {
 		e.Activations = int64(kept * (layers*float64(width*int64(a.Hidden)) + 2*perLayer))
 	} else {
 		e.Activations = int64(kept * layers * perLayer)
@@ -93,7 +101,7 @@ func (p Plan) Estimate(a arch.Model, l Load, rank int, machine Machine) Estimate
 	// 2 FLOPs a weight forward, 2 for the gradient of the input, and LoRA's share; weights have no gradient.
 	perToken := 2 * float64(linear)
 	grads := 2.0
-	if p.Checkpointing {
+	if recomputes {
 		grads = 3
 	}
 	samples := float64(e.Steps) * float64(p.BatchSize)

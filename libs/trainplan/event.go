@@ -3,7 +3,11 @@ package trainplan
 import (
 	"encoding/json"
 	"io"
+	"maps"
+	"slices"
 	"time"
+
+	"github.com/clara-suite/clara/libs/tensorboard"
 )
 
 // Kinds of events.
@@ -16,6 +20,7 @@ const (
 	Finished   = "finished"   // Path is the finished checkpoint
 	Stopped    = "stopped"    // by a signal, after a checkpoint at Path
 	Failed     = "failed"     // Message says why, Fault its kind
+	Planned    = "planned"    // Summary is what a check found; nothing was begun
 	PhaseBegun = "phase"      // Message names what the run does now, before the first step
 )
 
@@ -34,12 +39,14 @@ type Event struct {
 
 // Summary is what a run found out before its first step.
 type Summary struct {
+	Stage      string   `json:"stage"`
 	Model      string   `json:"model"`
 	Family     string   `json:"family"`
 	Parameters int64    `json:"parameters"`
 	Trained    int64    `json:"trained_parameters"`
 	Samples    int      `json:"samples"`
 	Skipped    int      `json:"skipped_samples"` // whose targets are all cut away
+	Cut        int      `json:"cut_samples"`     // whose answer does not fit as a whole
 	Documents  int      `json:"documents"`       // distinct
 	Steps      int      `json:"steps"`
 	From       int      `json:"from_step"` // of a resumed run
@@ -49,6 +56,7 @@ type Summary struct {
 	Attention  string   `json:"attention"`
 	Threads    int      `json:"threads"`
 	World      int      `json:"world_size"`
+	Free       int64    `json:"memory_free"` // that a rank may use; 0: unknown
 	Estimate   Estimate `json:"estimate"`
 	Warnings   []string `json:"warnings,omitempty"`
 }
@@ -76,6 +84,38 @@ type Metrics struct {
 	Share      map[string]float64 `json:"share"`
 	Memory     int64              `json:"memory"`
 	MemoryPeak int64              `json:"memory_peak"`
+}
+
+// Scalars are the metrics as TensorBoard shows them.
+func (m Metrics) Scalars() []tensorboard.Scalar {
+	out := []tensorboard.Scalar{{Tag: "loss/total", Value: m.Loss}}
+	for _, s := range []tensorboard.Scalar{
+		{Tag: "loss/ce", Value: m.CE}, {Tag: "loss/mse", Value: m.MSE}, {Tag: "retrieval/recall_at_1", Value: m.Recall1}, {Tag: "retrieval/recall_at_5", Value: m.Recall5},
+	} {
+		if s.Value != 0 { // of another stage
+			out = append(out, s)
+		}
+	}
+	out = append(out, []tensorboard.Scalar{
+		{Tag: "train/lr", Value: m.Rate}, {Tag: "train/grad_norm", Value: m.GradNorm}, {Tag: "train/epoch", Value: m.Epoch},
+		{Tag: "speed/tokens_per_second", Value: m.PerSecond}, {Tag: "speed/flops_per_second", Value: m.FLOPS}, {Tag: "speed/step_seconds", Value: m.Seconds},
+		{Tag: "memory/bytes", Value: float64(m.Memory)}, {Tag: "memory/peak_bytes", Value: float64(m.MemoryPeak)},
+	}...)
+	for _, phase := range slices.Sorted(maps.Keys(m.Share)) {
+		out = append(out, tensorboard.Scalar{Tag: "time/" + phase, Value: m.Share[phase]})
+	}
+	return out
+}
+
+// Scalars are the evaluation as TensorBoard shows it.
+func (e Evaluation) Scalars() []tensorboard.Scalar {
+	out := []tensorboard.Scalar{{Tag: "eval/loss", Value: e.Loss}}
+	for _, s := range []tensorboard.Scalar{{Tag: "eval/em", Value: e.EM}, {Tag: "eval/accuracy", Value: e.Cover}, {Tag: "eval/f1", Value: e.F1}, {Tag: "eval/recall_at_k", Value: e.Recall}} {
+		if s.Value != 0 {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // Evaluation is a pass over the evaluation data.

@@ -51,8 +51,8 @@ var environment = []struct{ variable, setting string }{
 	{"NUM_GPUS", "world_size"},
 }
 
-// FromEnvironment returns the settings that the environment holds. CHECKPOINT_ROOT gives save_path its default of
-// $CHECKPOINT_ROOT/clara_stage1, 2 or 3.
+// FromEnvironment returns the settings that the environment holds. CHECKPOINT_ROOT, else checkpoints below PROJECT_ROOT, gives
+// save_path its default: clara_stage1, 2 or 3 in it; for all stages the folder itself, into which the three go.
 func FromEnvironment(getenv func(string) string, stage string) []Setting {
 	var out []Setting
 	for _, e := range environment {
@@ -62,10 +62,20 @@ func FromEnvironment(getenv func(string) string, stage string) []Setting {
 		}
 		out = append(out, Setting{e.setting, v, "environment " + e.variable})
 	}
-	if root := getenv("CHECKPOINT_ROOT"); root != "" && !slices.ContainsFunc(out, func(s Setting) bool { return s.Name == "save_path" }) {
-		out = append(out, Setting{"save_path", filepath.Join(root, FolderName(stage)), "environment CHECKPOINT_ROOT"})
+	if given(out, "save_path") {
+		return out
 	}
-	return out
+	root, source := getenv("CHECKPOINT_ROOT"), "environment CHECKPOINT_ROOT"
+	if project := getenv("PROJECT_ROOT"); root == "" && project != "" {
+		root, source = filepath.Join(project, "checkpoints"), "environment PROJECT_ROOT"
+	}
+	if root == "" {
+		return out
+	}
+	if stage != All {
+		root = filepath.Join(root, FolderName(stage))
+	}
+	return append(out, Setting{"save_path", root, source})
 }
 
 // FolderName is the usual name of a stage's finished checkpoint.
@@ -250,11 +260,8 @@ func distance(a, b string) int {
 
 func (p *Plan) setData(value string) (string, error) {
 	p.Data = nil
-	for _, path := range strings.Split(value, ",") {
-		if path = strings.TrimSpace(path); path == "" {
-			continue
-		}
-		if filepath.Ext(path) == "" {
+	for _, path := range SplitPaths(value) {
+		if folder(path) {
 			path = filepath.Join(path, DataFile(p.Stage)) // a folder holds the stage's file under its usual name
 		}
 		p.Data = append(p.Data, Dataset{Path: path})
