@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -20,6 +21,7 @@ import (
 	"github.com/clara-suite/clara/libs/lifecycle"
 	"github.com/clara-suite/clara/libs/rpc"
 	eventv1 "github.com/clara-suite/clara/proto/gen/clara/event/v1"
+	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
 	"github.com/clara-suite/clara/proto/gen/clara/ingest/v1/ingestv1connect"
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 	"github.com/clara-suite/clara/services/ingest/internal/catalog"
@@ -39,6 +41,7 @@ type Config struct {
 	PageTimeout  time.Duration `help:"Longest time for one page." env:"CLARA_INGEST_PAGE_TIMEOUT" default:"60s"`
 	FileTimeout  time.Duration `help:"Longest time for one file." env:"CLARA_INGEST_FILE_TIMEOUT" default:"1h"`
 	OCR          string        `name:"ocr" help:"Reading text in pictures of pages: ${enum}; auto where a page has no text." enum:"auto,never,always" default:"auto" env:"CLARA_INGEST_OCR"`
+	Memories     string        `help:"How new collections keep memories: ${enum}; clara collections compare shows what each costs." enum:"fp16,int8,int4" default:"fp16" env:"CLARA_INGEST_MEMORIES"`
 	Concurrency  int           `help:"Files read at once." env:"CLARA_INGEST_CONCURRENCY" default:"2"`
 	SweepEvery   time.Duration `help:"Time between two comparisons of records, points and files." env:"CLARA_INGEST_SWEEP_EVERY" default:"10m"`
 	Grace        time.Duration `help:"How long an index that was replaced, and anything that nothing refers to, is kept." env:"CLARA_INGEST_GRACE" default:"15m"`
@@ -102,6 +105,8 @@ func New(ctx context.Context, cfg Config, a *app.App) (*Service, error) {
 	s.sweeper = pipeline.Sweeper{Pipeline: s.pipeline, Compressor: a.Compressor, Every: cfg.SweepEvery, Grace: cfg.Grace}
 	s.server = &server.Server{
 		Log: a.Log, Catalog: cat, Pipeline: s.pipeline, Sweeper: s.sweeper, Files: a.Files, Jobs: s.jobs, Models: a.Models, Compressor: a.Compressor,
+		Precision: ingestv1.MemoryPrecision(ingestv1.MemoryPrecision_value["MEMORY_PRECISION_"+strings.ToUpper(cfg.Memories)]),
+		Publish:   a.Conn.Publish, MoveJob: ModelJobType,
 		MaxBytes: cfg.MaxFileBytes, May: func(ctx context.Context, id string) bool { return rpc.CallerOf(ctx).May(id) },
 	}
 	s.pipeline.Collection = s.server.Collection

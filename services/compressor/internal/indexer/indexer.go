@@ -149,8 +149,8 @@ func (x *Indexer) ensure(ctx context.Context, w work) (*index.Index, error) {
 		if !m.HasAdapters() {
 			return nil, clara.Errorf(clara.Invalid, "index %s is for memories, and model %s has no adapters any more: it was imported anew; activate it again", w.index, w.model)
 		}
-		schema = index.Schema{M: m.M, H: m.H}
-		if schema.Values() > index.MaxDense {
+		schema = index.Schema{M: m.M, H: m.H, Memories: index.PrecisionOf(w.index)}
+		if schema.Split() {
 			schema.Key = index.Key{Dims: index.DefaultKeyDims, Seed: m.IndexKeySeed}
 		}
 	}

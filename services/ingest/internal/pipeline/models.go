@@ -12,6 +12,7 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/index"
 	"github.com/clara-suite/clara/libs/modelpkg"
+	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
 	"github.com/clara-suite/clara/services/ingest/internal/split"
 )
 
@@ -27,10 +28,22 @@ type Cutting struct {
 	count  func(string) int
 }
 
-// Index names the physical index of a collection, told apart from earlier ones of its name by uid.
-func (c Cutting) Index(collection, uid string) string {
+// Index names the physical index of a collection, told apart from earlier ones of its name by uid. How memories are
+// kept is part of the name.
+func (c Cutting) Index(collection, uid string, p ingestv1.MemoryPrecision) string {
 	sum := sha256.Sum256([]byte(uid + "\x00" + c.model + "\x00" + c.key))
-	return index.Name(collection, hex.EncodeToString(sum[:6]), c.Memory)
+	hash := hex.EncodeToString(sum[:6])
+	if !c.Memory {
+		return index.Name(collection, hash, false)
+	}
+	return index.NameFor(collection, hash, precisions[p])
+}
+
+// precisions are how the index calls them; a record from before there was a choice has none.
+var precisions = map[ingestv1.MemoryPrecision]index.Precision{
+	ingestv1.MemoryPrecision_MEMORY_PRECISION_FP16: index.FP16,
+	ingestv1.MemoryPrecision_MEMORY_PRECISION_INT8: index.Int8,
+	ingestv1.MemoryPrecision_MEMORY_PRECISION_INT4: index.Int4,
 }
 
 // Models knows how to cut for each model package.

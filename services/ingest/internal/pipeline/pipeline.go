@@ -569,7 +569,7 @@ func (p Activated) Handle(ctx context.Context, e *eventv1.ModelActivated) error 
 				return events.Unchanged
 			}
 			c.Activation = e.Generation
-			next := how.Index(id, c.Uid)
+			next := how.Index(id, c.Uid, c.MemoryPrecision)
 			if next == c.Index {
 				// The encoder stays, so the index stays; only the decoder or the name is new.
 				c.Model, c.Memory, c.PassageTokens = e.Model, how.Memory, int32(how.Limit)

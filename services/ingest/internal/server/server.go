@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/clara-suite/clara/libs/blob"
 	"github.com/clara-suite/clara/libs/clara"
@@ -51,6 +52,12 @@ type Server struct {
 	Models     modelv1connect.ModelServiceClient
 	Compressor compressorv1connect.CompressorServiceClient
 	MaxBytes   int64
+	// Precision is how new collections keep memories.
+	Precision ingestv1.MemoryPrecision
+	// Publish sends an event; the same id is sent once.
+	Publish func(ctx context.Context, id string, events ...proto.Message) error
+	// MoveJob is the type of jobs that move collections.
+	MoveJob string
 	// May reports whether the caller may see a collection.
 	May func(ctx context.Context, collection string) bool
 }
@@ -99,7 +106,65 @@ func (s *Server) CreateCollection(ctx context.Context, r *ingestv1.CreateCollect
 	if err != nil {
 		return nil, err
 	}
+	if c.MemoryPrecision = r.Collection.MemoryPrecision; c.MemoryPrecision == 0 {
+		c.MemoryPrecision = s.Precision
+	}
+	if err := checkPrecision(c.MemoryPrecision); err != nil {
+		return nil, err
+	}
 	return c, s.create(ctx, c)
+}
+
+func checkPrecision(p ingestv1.MemoryPrecision) error {
+	if _, ok := ingestv1.MemoryPrecision_name[int32(p)]; !ok {
+		return clara.Errorf(clara.Invalid, "memory_precision %d is none that there is", p)
+	}
+	return nil
+}
+
+// UpdateCollection changes how a collection keeps its memories, by the way that a model's activation takes: the
+// memories are made anew in a second index, and queries move over when all are there.
+func (s *Server) UpdateCollection(ctx context.Context, r *ingestv1.UpdateCollectionRequest) (*jobv1.Job, error) {
+	id, err := catalog.ParseCollection(r.GetCollection().GetName())
+	if err != nil {
+		return nil, err
+	}
+	p := r.Collection.MemoryPrecision
+	if err := checkPrecision(p); err != nil {
+		return nil, err
+	}
+	if p == 0 {
+		return nil, clara.Errorf(clara.Invalid, "update collection %s: memory_precision is not given", id)
+	}
+	c, err := s.Catalog.LiveCollection(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if c.Model == "" {
+		return nil, clara.Errorf(clara.State, "collection %s has no model, so it keeps no memories: activate one first (clara models activate)", id)
+	}
+	kept := strings.ToLower(strings.TrimPrefix(p.String(), "MEMORY_PRECISION_"))
+	job, err := s.Jobs.Start(ctx, &jobv1.Job{Type: s.MoveJob, Target: c.Name, Detail: "memories of " + id + " move to " + kept, RequestId: r.RequestId})
+	if err != nil {
+		return nil, err
+	}
+	// The name of an index says how it keeps memories, so nothing changes in the one in use.
+	c, err = s.Catalog.ModifyCollection(ctx, id, func(c *ingestv1.Collection) error {
+		if c.Deleted {
+			return clara.Errorf(clara.NotFound, "%s does not exist", c.Name)
+		}
+		c.MemoryPrecision = p
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	model := c.Model
+	if c.NextModel != "" {
+		model = c.NextModel // a move that is under way begins anew
+	}
+	e := &eventv1.ModelActivated{Model: model, Collections: []string{id}, Job: job.Name, Generation: c.Activation}
+	return job, s.Publish(ctx, job.Name, e)
 }
 
 func (s *Server) create(ctx context.Context, c *ingestv1.Collection) error {
@@ -116,7 +181,7 @@ func (s *Server) create(ctx context.Context, c *ingestv1.Collection) error {
 		if c.Index != "" {
 			return events.Unchanged
 		}
-		c.Index, c.Memory, c.PassageTokens = how.Index(id, c.Uid), how.Memory, int32(how.Limit)
+		c.Index, c.Memory, c.PassageTokens = how.Index(id, c.Uid, c.MemoryPrecision), how.Memory, int32(how.Limit)
 		return nil
 	})
 	if err == nil {

@@ -24,6 +24,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// MemoryPrecision is how an index keeps the numbers of memories.
+type MemoryPrecision int32
+
+const (
+	MemoryPrecision_MEMORY_PRECISION_UNSPECIFIED MemoryPrecision = 0
+	// Half precision.
+	MemoryPrecision_MEMORY_PRECISION_FP16 MemoryPrecision = 1
+	// One byte a number, with a scale for each of the m vectors.
+	MemoryPrecision_MEMORY_PRECISION_INT8 MemoryPrecision = 2
+	// Half a byte a number, with a scale for each of the m vectors.
+	MemoryPrecision_MEMORY_PRECISION_INT4 MemoryPrecision = 3
+)
+
+// Enum value maps for MemoryPrecision.
+var (
+	MemoryPrecision_name = map[int32]string{
+		0: "MEMORY_PRECISION_UNSPECIFIED",
+		1: "MEMORY_PRECISION_FP16",
+		2: "MEMORY_PRECISION_INT8",
+		3: "MEMORY_PRECISION_INT4",
+	}
+	MemoryPrecision_value = map[string]int32{
+		"MEMORY_PRECISION_UNSPECIFIED": 0,
+		"MEMORY_PRECISION_FP16":        1,
+		"MEMORY_PRECISION_INT8":        2,
+		"MEMORY_PRECISION_INT4":        3,
+	}
+)
+
+func (x MemoryPrecision) Enum() *MemoryPrecision {
+	p := new(MemoryPrecision)
+	*p = x
+	return p
+}
+
+func (x MemoryPrecision) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MemoryPrecision) Descriptor() protoreflect.EnumDescriptor {
+	return file_clara_ingest_v1_ingest_proto_enumTypes[0].Descriptor()
+}
+
+func (MemoryPrecision) Type() protoreflect.EnumType {
+	return &file_clara_ingest_v1_ingest_proto_enumTypes[0]
+}
+
+func (x MemoryPrecision) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MemoryPrecision.Descriptor instead.
+func (MemoryPrecision) EnumDescriptor() ([]byte, []int) {
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{0}
+}
+
 type Document_State int32
 
 const (
@@ -76,11 +132,11 @@ func (x Document_State) String() string {
 }
 
 func (Document_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_clara_ingest_v1_ingest_proto_enumTypes[0].Descriptor()
+	return file_clara_ingest_v1_ingest_proto_enumTypes[1].Descriptor()
 }
 
 func (Document_State) Type() protoreflect.EnumType {
-	return &file_clara_ingest_v1_ingest_proto_enumTypes[0]
+	return &file_clara_ingest_v1_ingest_proto_enumTypes[1]
 }
 
 func (x Document_State) Number() protoreflect.EnumNumber {
@@ -123,9 +179,11 @@ type Collection struct {
 	// Indexes that queries no longer use; they are dropped some time later, so that no query under way fails.
 	Retired []*Retired `protobuf:"bytes,17,rep,name=retired,proto3" json:"retired,omitempty"`
 	// The activation that model and next_model come from: late deliveries of earlier ones change nothing.
-	Activation    int64 `protobuf:"varint,18,opt,name=activation,proto3" json:"activation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Activation int64 `protobuf:"varint,18,opt,name=activation,proto3" json:"activation,omitempty"`
+	// How memories are kept; unspecified at creation: as the service is set up to.
+	MemoryPrecision MemoryPrecision `protobuf:"varint,19,opt,name=memory_precision,json=memoryPrecision,proto3,enum=clara.ingest.v1.MemoryPrecision" json:"memory_precision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Collection) Reset() {
@@ -282,6 +340,13 @@ func (x *Collection) GetActivation() int64 {
 		return x.Activation
 	}
 	return 0
+}
+
+func (x *Collection) GetMemoryPrecision() MemoryPrecision {
+	if x != nil {
+		return x.MemoryPrecision
+	}
+	return MemoryPrecision_MEMORY_PRECISION_UNSPECIFIED
 }
 
 // Retired is an index that queries no longer use.
@@ -929,6 +994,59 @@ func (x *CreateCollectionRequest) GetCollection() *Collection {
 	return nil
 }
 
+type UpdateCollectionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name, and what is to change: memory_precision.
+	Collection    *Collection `protobuf:"bytes,1,opt,name=collection,proto3" json:"collection,omitempty"`
+	RequestId     string      `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateCollectionRequest) Reset() {
+	*x = UpdateCollectionRequest{}
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateCollectionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateCollectionRequest) ProtoMessage() {}
+
+func (x *UpdateCollectionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateCollectionRequest.ProtoReflect.Descriptor instead.
+func (*UpdateCollectionRequest) Descriptor() ([]byte, []int) {
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UpdateCollectionRequest) GetCollection() *Collection {
+	if x != nil {
+		return x.Collection
+	}
+	return nil
+}
+
+func (x *UpdateCollectionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type GetCollectionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -938,7 +1056,7 @@ type GetCollectionRequest struct {
 
 func (x *GetCollectionRequest) Reset() {
 	*x = GetCollectionRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[8]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1068,7 @@ func (x *GetCollectionRequest) String() string {
 func (*GetCollectionRequest) ProtoMessage() {}
 
 func (x *GetCollectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[8]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1081,7 @@ func (x *GetCollectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCollectionRequest.ProtoReflect.Descriptor instead.
 func (*GetCollectionRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{8}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetCollectionRequest) GetName() string {
@@ -983,7 +1101,7 @@ type ListCollectionsRequest struct {
 
 func (x *ListCollectionsRequest) Reset() {
 	*x = ListCollectionsRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[9]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1113,7 @@ func (x *ListCollectionsRequest) String() string {
 func (*ListCollectionsRequest) ProtoMessage() {}
 
 func (x *ListCollectionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[9]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1126,7 @@ func (x *ListCollectionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCollectionsRequest.ProtoReflect.Descriptor instead.
 func (*ListCollectionsRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{9}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListCollectionsRequest) GetPageSize() int32 {
@@ -1035,7 +1153,7 @@ type ListCollectionsResponse struct {
 
 func (x *ListCollectionsResponse) Reset() {
 	*x = ListCollectionsResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[10]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1165,7 @@ func (x *ListCollectionsResponse) String() string {
 func (*ListCollectionsResponse) ProtoMessage() {}
 
 func (x *ListCollectionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[10]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1178,7 @@ func (x *ListCollectionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCollectionsResponse.ProtoReflect.Descriptor instead.
 func (*ListCollectionsResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{10}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListCollectionsResponse) GetCollections() []*Collection {
@@ -1086,7 +1204,7 @@ type DeleteCollectionRequest struct {
 
 func (x *DeleteCollectionRequest) Reset() {
 	*x = DeleteCollectionRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[11]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1216,7 @@ func (x *DeleteCollectionRequest) String() string {
 func (*DeleteCollectionRequest) ProtoMessage() {}
 
 func (x *DeleteCollectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[11]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1229,7 @@ func (x *DeleteCollectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCollectionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCollectionRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{11}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteCollectionRequest) GetName() string {
@@ -1129,7 +1247,7 @@ type DeleteCollectionResponse struct {
 
 func (x *DeleteCollectionResponse) Reset() {
 	*x = DeleteCollectionResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[12]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1141,7 +1259,7 @@ func (x *DeleteCollectionResponse) String() string {
 func (*DeleteCollectionResponse) ProtoMessage() {}
 
 func (x *DeleteCollectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[12]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1154,7 +1272,7 @@ func (x *DeleteCollectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCollectionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCollectionResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{12}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{13}
 }
 
 type StartIngestRequest struct {
@@ -1170,7 +1288,7 @@ type StartIngestRequest struct {
 
 func (x *StartIngestRequest) Reset() {
 	*x = StartIngestRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[13]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1300,7 @@ func (x *StartIngestRequest) String() string {
 func (*StartIngestRequest) ProtoMessage() {}
 
 func (x *StartIngestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[13]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1313,7 @@ func (x *StartIngestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartIngestRequest.ProtoReflect.Descriptor instead.
 func (*StartIngestRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{13}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StartIngestRequest) GetParent() string {
@@ -1229,7 +1347,7 @@ type FinishIngestRequest struct {
 
 func (x *FinishIngestRequest) Reset() {
 	*x = FinishIngestRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[14]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1359,7 @@ func (x *FinishIngestRequest) String() string {
 func (*FinishIngestRequest) ProtoMessage() {}
 
 func (x *FinishIngestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[14]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1372,7 @@ func (x *FinishIngestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishIngestRequest.ProtoReflect.Descriptor instead.
 func (*FinishIngestRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{14}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FinishIngestRequest) GetName() string {
@@ -1277,7 +1395,7 @@ type UploadDocumentRequest struct {
 
 func (x *UploadDocumentRequest) Reset() {
 	*x = UploadDocumentRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[15]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1407,7 @@ func (x *UploadDocumentRequest) String() string {
 func (*UploadDocumentRequest) ProtoMessage() {}
 
 func (x *UploadDocumentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[15]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1420,7 @@ func (x *UploadDocumentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadDocumentRequest.ProtoReflect.Descriptor instead.
 func (*UploadDocumentRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{15}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UploadDocumentRequest) GetPart() isUploadDocumentRequest_Part {
@@ -1359,7 +1477,7 @@ type IngestUriRequest struct {
 
 func (x *IngestUriRequest) Reset() {
 	*x = IngestUriRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[16]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1489,7 @@ func (x *IngestUriRequest) String() string {
 func (*IngestUriRequest) ProtoMessage() {}
 
 func (x *IngestUriRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[16]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1502,7 @@ func (x *IngestUriRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngestUriRequest.ProtoReflect.Descriptor instead.
 func (*IngestUriRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{16}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *IngestUriRequest) GetParent() string {
@@ -1431,7 +1549,7 @@ type GetDocumentRequest struct {
 
 func (x *GetDocumentRequest) Reset() {
 	*x = GetDocumentRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[17]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1561,7 @@ func (x *GetDocumentRequest) String() string {
 func (*GetDocumentRequest) ProtoMessage() {}
 
 func (x *GetDocumentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[17]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1574,7 @@ func (x *GetDocumentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDocumentRequest.ProtoReflect.Descriptor instead.
 func (*GetDocumentRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{17}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetDocumentRequest) GetName() string {
@@ -1475,7 +1593,7 @@ type BatchGetDocumentsRequest struct {
 
 func (x *BatchGetDocumentsRequest) Reset() {
 	*x = BatchGetDocumentsRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[18]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1605,7 @@ func (x *BatchGetDocumentsRequest) String() string {
 func (*BatchGetDocumentsRequest) ProtoMessage() {}
 
 func (x *BatchGetDocumentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[18]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1618,7 @@ func (x *BatchGetDocumentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetDocumentsRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetDocumentsRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{18}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BatchGetDocumentsRequest) GetNames() []string {
@@ -1520,7 +1638,7 @@ type BatchGetDocumentsResponse struct {
 
 func (x *BatchGetDocumentsResponse) Reset() {
 	*x = BatchGetDocumentsResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[19]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1650,7 @@ func (x *BatchGetDocumentsResponse) String() string {
 func (*BatchGetDocumentsResponse) ProtoMessage() {}
 
 func (x *BatchGetDocumentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[19]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1663,7 @@ func (x *BatchGetDocumentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetDocumentsResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetDocumentsResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{19}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BatchGetDocumentsResponse) GetDocuments() []*Document {
@@ -1566,7 +1684,7 @@ type ListDocumentsRequest struct {
 
 func (x *ListDocumentsRequest) Reset() {
 	*x = ListDocumentsRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[20]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1696,7 @@ func (x *ListDocumentsRequest) String() string {
 func (*ListDocumentsRequest) ProtoMessage() {}
 
 func (x *ListDocumentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[20]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1709,7 @@ func (x *ListDocumentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDocumentsRequest.ProtoReflect.Descriptor instead.
 func (*ListDocumentsRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{20}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListDocumentsRequest) GetParent() string {
@@ -1625,7 +1743,7 @@ type ListDocumentsResponse struct {
 
 func (x *ListDocumentsResponse) Reset() {
 	*x = ListDocumentsResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[21]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1755,7 @@ func (x *ListDocumentsResponse) String() string {
 func (*ListDocumentsResponse) ProtoMessage() {}
 
 func (x *ListDocumentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[21]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1768,7 @@ func (x *ListDocumentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDocumentsResponse.ProtoReflect.Descriptor instead.
 func (*ListDocumentsResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{21}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListDocumentsResponse) GetDocuments() []*Document {
@@ -1676,7 +1794,7 @@ type DeleteDocumentRequest struct {
 
 func (x *DeleteDocumentRequest) Reset() {
 	*x = DeleteDocumentRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[22]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1806,7 @@ func (x *DeleteDocumentRequest) String() string {
 func (*DeleteDocumentRequest) ProtoMessage() {}
 
 func (x *DeleteDocumentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[22]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1819,7 @@ func (x *DeleteDocumentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDocumentRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDocumentRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{22}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteDocumentRequest) GetName() string {
@@ -1719,7 +1837,7 @@ type DeleteDocumentResponse struct {
 
 func (x *DeleteDocumentResponse) Reset() {
 	*x = DeleteDocumentResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[23]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1849,7 @@ func (x *DeleteDocumentResponse) String() string {
 func (*DeleteDocumentResponse) ProtoMessage() {}
 
 func (x *DeleteDocumentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[23]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1862,7 @@ func (x *DeleteDocumentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDocumentResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDocumentResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{23}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{24}
 }
 
 type ReprocessDocumentRequest struct {
@@ -1759,7 +1877,7 @@ type ReprocessDocumentRequest struct {
 
 func (x *ReprocessDocumentRequest) Reset() {
 	*x = ReprocessDocumentRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[24]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1889,7 @@ func (x *ReprocessDocumentRequest) String() string {
 func (*ReprocessDocumentRequest) ProtoMessage() {}
 
 func (x *ReprocessDocumentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[24]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1902,7 @@ func (x *ReprocessDocumentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReprocessDocumentRequest.ProtoReflect.Descriptor instead.
 func (*ReprocessDocumentRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{24}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReprocessDocumentRequest) GetName() string {
@@ -1817,7 +1935,7 @@ type GetFileRequest struct {
 
 func (x *GetFileRequest) Reset() {
 	*x = GetFileRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[25]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1947,7 @@ func (x *GetFileRequest) String() string {
 func (*GetFileRequest) ProtoMessage() {}
 
 func (x *GetFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[25]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1960,7 @@ func (x *GetFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFileRequest.ProtoReflect.Descriptor instead.
 func (*GetFileRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{25}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetFileRequest) GetName() string {
@@ -1861,7 +1979,7 @@ type GetFileResponse struct {
 
 func (x *GetFileResponse) Reset() {
 	*x = GetFileResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[26]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1991,7 @@ func (x *GetFileResponse) String() string {
 func (*GetFileResponse) ProtoMessage() {}
 
 func (x *GetFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[26]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2004,7 @@ func (x *GetFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFileResponse.ProtoReflect.Descriptor instead.
 func (*GetFileResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{26}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetFileResponse) GetData() []byte {
@@ -1905,7 +2023,7 @@ type GetMarkdownRequest struct {
 
 func (x *GetMarkdownRequest) Reset() {
 	*x = GetMarkdownRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[27]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2035,7 @@ func (x *GetMarkdownRequest) String() string {
 func (*GetMarkdownRequest) ProtoMessage() {}
 
 func (x *GetMarkdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[27]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2048,7 @@ func (x *GetMarkdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMarkdownRequest.ProtoReflect.Descriptor instead.
 func (*GetMarkdownRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{27}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetMarkdownRequest) GetName() string {
@@ -1949,7 +2067,7 @@ type GetMarkdownResponse struct {
 
 func (x *GetMarkdownResponse) Reset() {
 	*x = GetMarkdownResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[28]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1961,7 +2079,7 @@ func (x *GetMarkdownResponse) String() string {
 func (*GetMarkdownResponse) ProtoMessage() {}
 
 func (x *GetMarkdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[28]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1974,7 +2092,7 @@ func (x *GetMarkdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMarkdownResponse.ProtoReflect.Descriptor instead.
 func (*GetMarkdownResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{28}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetMarkdownResponse) GetMarkdown() string {
@@ -1996,7 +2114,7 @@ type ListPassagesRequest struct {
 
 func (x *ListPassagesRequest) Reset() {
 	*x = ListPassagesRequest{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[29]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2126,7 @@ func (x *ListPassagesRequest) String() string {
 func (*ListPassagesRequest) ProtoMessage() {}
 
 func (x *ListPassagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[29]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2139,7 @@ func (x *ListPassagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPassagesRequest.ProtoReflect.Descriptor instead.
 func (*ListPassagesRequest) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{29}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListPassagesRequest) GetParent() string {
@@ -2055,7 +2173,7 @@ type ListPassagesResponse struct {
 
 func (x *ListPassagesResponse) Reset() {
 	*x = ListPassagesResponse{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[30]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2185,7 @@ func (x *ListPassagesResponse) String() string {
 func (*ListPassagesResponse) ProtoMessage() {}
 
 func (x *ListPassagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[30]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2198,7 @@ func (x *ListPassagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPassagesResponse.ProtoReflect.Descriptor instead.
 func (*ListPassagesResponse) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{30}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListPassagesResponse) GetPassages() []*Passage {
@@ -2112,7 +2230,7 @@ type UploadDocumentRequest_Header struct {
 
 func (x *UploadDocumentRequest_Header) Reset() {
 	*x = UploadDocumentRequest_Header{}
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[32]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2242,7 @@ func (x *UploadDocumentRequest_Header) String() string {
 func (*UploadDocumentRequest_Header) ProtoMessage() {}
 
 func (x *UploadDocumentRequest_Header) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[32]
+	mi := &file_clara_ingest_v1_ingest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2255,7 @@ func (x *UploadDocumentRequest_Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadDocumentRequest_Header.ProtoReflect.Descriptor instead.
 func (*UploadDocumentRequest_Header) Descriptor() ([]byte, []int) {
-	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{15, 0}
+	return file_clara_ingest_v1_ingest_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *UploadDocumentRequest_Header) GetParent() string {
@@ -2186,7 +2304,7 @@ var File_clara_ingest_v1_ingest_proto protoreflect.FileDescriptor
 
 const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\n" +
-	"\x1cclara/ingest/v1/ingest.proto\x12\x0fclara.ingest.v1\x1a\x1aclara/event/v1/event.proto\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x04\n" +
+	"\x1cclara/ingest/v1/ingest.proto\x12\x0fclara.ingest.v1\x1a\x1aclara/event/v1/event.proto\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x05\n" +
 	"\n" +
 	"Collection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
@@ -2213,7 +2331,8 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\aretired\x18\x11 \x03(\v2\x18.clara.ingest.v1.RetiredR\aretired\x12\x1e\n" +
 	"\n" +
 	"activation\x18\x12 \x01(\x03R\n" +
-	"activation\"O\n" +
+	"activation\x12K\n" +
+	"\x10memory_precision\x18\x13 \x01(\x0e2 .clara.ingest.v1.MemoryPrecisionR\x0fmemoryPrecision\"O\n" +
 	"\aRetired\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\tR\x05index\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x8e\x01\n" +
@@ -2287,7 +2406,13 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\x17CreateCollectionRequest\x12;\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\v2\x1b.clara.ingest.v1.CollectionR\n" +
-	"collection\"*\n" +
+	"collection\"u\n" +
+	"\x17UpdateCollectionRequest\x12;\n" +
+	"\n" +
+	"collection\x18\x01 \x01(\v2\x1b.clara.ingest.v1.CollectionR\n" +
+	"collection\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"*\n" +
 	"\x14GetCollectionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"T\n" +
 	"\x16ListCollectionsRequest\x12\x1b\n" +
@@ -2363,11 +2488,17 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"t\n" +
 	"\x14ListPassagesResponse\x124\n" +
 	"\bpassages\x18\x01 \x03(\v2\x18.clara.ingest.v1.PassageR\bpassages\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x98\v\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\x84\x01\n" +
+	"\x0fMemoryPrecision\x12 \n" +
+	"\x1cMEMORY_PRECISION_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15MEMORY_PRECISION_FP16\x10\x01\x12\x19\n" +
+	"\x15MEMORY_PRECISION_INT8\x10\x02\x12\x19\n" +
+	"\x15MEMORY_PRECISION_INT4\x10\x032\xe9\v\n" +
 	"\rIngestService\x12Y\n" +
 	"\x10CreateCollection\x12(.clara.ingest.v1.CreateCollectionRequest\x1a\x1b.clara.ingest.v1.Collection\x12S\n" +
 	"\rGetCollection\x12%.clara.ingest.v1.GetCollectionRequest\x1a\x1b.clara.ingest.v1.Collection\x12d\n" +
-	"\x0fListCollections\x12'.clara.ingest.v1.ListCollectionsRequest\x1a(.clara.ingest.v1.ListCollectionsResponse\x12g\n" +
+	"\x0fListCollections\x12'.clara.ingest.v1.ListCollectionsRequest\x1a(.clara.ingest.v1.ListCollectionsResponse\x12O\n" +
+	"\x10UpdateCollection\x12(.clara.ingest.v1.UpdateCollectionRequest\x1a\x11.clara.job.v1.Job\x12g\n" +
 	"\x10DeleteCollection\x12(.clara.ingest.v1.DeleteCollectionRequest\x1a).clara.ingest.v1.DeleteCollectionResponse\x12E\n" +
 	"\vStartIngest\x12#.clara.ingest.v1.StartIngestRequest\x1a\x11.clara.job.v1.Job\x12U\n" +
 	"\x0eUploadDocument\x12&.clara.ingest.v1.UploadDocumentRequest\x1a\x19.clara.ingest.v1.Document(\x01\x12I\n" +
@@ -2395,107 +2526,113 @@ func file_clara_ingest_v1_ingest_proto_rawDescGZIP() []byte {
 	return file_clara_ingest_v1_ingest_proto_rawDescData
 }
 
-var file_clara_ingest_v1_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_clara_ingest_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_clara_ingest_v1_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_clara_ingest_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_clara_ingest_v1_ingest_proto_goTypes = []any{
-	(Document_State)(0),                  // 0: clara.ingest.v1.Document.State
-	(*Collection)(nil),                   // 1: clara.ingest.v1.Collection
-	(*Retired)(nil),                      // 2: clara.ingest.v1.Retired
-	(*Placement)(nil),                    // 3: clara.ingest.v1.Placement
-	(*Document)(nil),                     // 4: clara.ingest.v1.Document
-	(*Owed)(nil),                         // 5: clara.ingest.v1.Owed
-	(*Problem)(nil),                      // 6: clara.ingest.v1.Problem
-	(*Passage)(nil),                      // 7: clara.ingest.v1.Passage
-	(*CreateCollectionRequest)(nil),      // 8: clara.ingest.v1.CreateCollectionRequest
-	(*GetCollectionRequest)(nil),         // 9: clara.ingest.v1.GetCollectionRequest
-	(*ListCollectionsRequest)(nil),       // 10: clara.ingest.v1.ListCollectionsRequest
-	(*ListCollectionsResponse)(nil),      // 11: clara.ingest.v1.ListCollectionsResponse
-	(*DeleteCollectionRequest)(nil),      // 12: clara.ingest.v1.DeleteCollectionRequest
-	(*DeleteCollectionResponse)(nil),     // 13: clara.ingest.v1.DeleteCollectionResponse
-	(*StartIngestRequest)(nil),           // 14: clara.ingest.v1.StartIngestRequest
-	(*FinishIngestRequest)(nil),          // 15: clara.ingest.v1.FinishIngestRequest
-	(*UploadDocumentRequest)(nil),        // 16: clara.ingest.v1.UploadDocumentRequest
-	(*IngestUriRequest)(nil),             // 17: clara.ingest.v1.IngestUriRequest
-	(*GetDocumentRequest)(nil),           // 18: clara.ingest.v1.GetDocumentRequest
-	(*BatchGetDocumentsRequest)(nil),     // 19: clara.ingest.v1.BatchGetDocumentsRequest
-	(*BatchGetDocumentsResponse)(nil),    // 20: clara.ingest.v1.BatchGetDocumentsResponse
-	(*ListDocumentsRequest)(nil),         // 21: clara.ingest.v1.ListDocumentsRequest
-	(*ListDocumentsResponse)(nil),        // 22: clara.ingest.v1.ListDocumentsResponse
-	(*DeleteDocumentRequest)(nil),        // 23: clara.ingest.v1.DeleteDocumentRequest
-	(*DeleteDocumentResponse)(nil),       // 24: clara.ingest.v1.DeleteDocumentResponse
-	(*ReprocessDocumentRequest)(nil),     // 25: clara.ingest.v1.ReprocessDocumentRequest
-	(*GetFileRequest)(nil),               // 26: clara.ingest.v1.GetFileRequest
-	(*GetFileResponse)(nil),              // 27: clara.ingest.v1.GetFileResponse
-	(*GetMarkdownRequest)(nil),           // 28: clara.ingest.v1.GetMarkdownRequest
-	(*GetMarkdownResponse)(nil),          // 29: clara.ingest.v1.GetMarkdownResponse
-	(*ListPassagesRequest)(nil),          // 30: clara.ingest.v1.ListPassagesRequest
-	(*ListPassagesResponse)(nil),         // 31: clara.ingest.v1.ListPassagesResponse
-	nil,                                  // 32: clara.ingest.v1.Document.ReadByEntry
-	(*UploadDocumentRequest_Header)(nil), // 33: clara.ingest.v1.UploadDocumentRequest.Header
-	(*timestamppb.Timestamp)(nil),        // 34: google.protobuf.Timestamp
-	(*v1.IngestRequested)(nil),           // 35: clara.event.v1.IngestRequested
-	(*v1.DocumentReady)(nil),             // 36: clara.event.v1.DocumentReady
-	(*v1.DocumentDeleted)(nil),           // 37: clara.event.v1.DocumentDeleted
-	(*v11.Job)(nil),                      // 38: clara.job.v1.Job
+	(MemoryPrecision)(0),                 // 0: clara.ingest.v1.MemoryPrecision
+	(Document_State)(0),                  // 1: clara.ingest.v1.Document.State
+	(*Collection)(nil),                   // 2: clara.ingest.v1.Collection
+	(*Retired)(nil),                      // 3: clara.ingest.v1.Retired
+	(*Placement)(nil),                    // 4: clara.ingest.v1.Placement
+	(*Document)(nil),                     // 5: clara.ingest.v1.Document
+	(*Owed)(nil),                         // 6: clara.ingest.v1.Owed
+	(*Problem)(nil),                      // 7: clara.ingest.v1.Problem
+	(*Passage)(nil),                      // 8: clara.ingest.v1.Passage
+	(*CreateCollectionRequest)(nil),      // 9: clara.ingest.v1.CreateCollectionRequest
+	(*UpdateCollectionRequest)(nil),      // 10: clara.ingest.v1.UpdateCollectionRequest
+	(*GetCollectionRequest)(nil),         // 11: clara.ingest.v1.GetCollectionRequest
+	(*ListCollectionsRequest)(nil),       // 12: clara.ingest.v1.ListCollectionsRequest
+	(*ListCollectionsResponse)(nil),      // 13: clara.ingest.v1.ListCollectionsResponse
+	(*DeleteCollectionRequest)(nil),      // 14: clara.ingest.v1.DeleteCollectionRequest
+	(*DeleteCollectionResponse)(nil),     // 15: clara.ingest.v1.DeleteCollectionResponse
+	(*StartIngestRequest)(nil),           // 16: clara.ingest.v1.StartIngestRequest
+	(*FinishIngestRequest)(nil),          // 17: clara.ingest.v1.FinishIngestRequest
+	(*UploadDocumentRequest)(nil),        // 18: clara.ingest.v1.UploadDocumentRequest
+	(*IngestUriRequest)(nil),             // 19: clara.ingest.v1.IngestUriRequest
+	(*GetDocumentRequest)(nil),           // 20: clara.ingest.v1.GetDocumentRequest
+	(*BatchGetDocumentsRequest)(nil),     // 21: clara.ingest.v1.BatchGetDocumentsRequest
+	(*BatchGetDocumentsResponse)(nil),    // 22: clara.ingest.v1.BatchGetDocumentsResponse
+	(*ListDocumentsRequest)(nil),         // 23: clara.ingest.v1.ListDocumentsRequest
+	(*ListDocumentsResponse)(nil),        // 24: clara.ingest.v1.ListDocumentsResponse
+	(*DeleteDocumentRequest)(nil),        // 25: clara.ingest.v1.DeleteDocumentRequest
+	(*DeleteDocumentResponse)(nil),       // 26: clara.ingest.v1.DeleteDocumentResponse
+	(*ReprocessDocumentRequest)(nil),     // 27: clara.ingest.v1.ReprocessDocumentRequest
+	(*GetFileRequest)(nil),               // 28: clara.ingest.v1.GetFileRequest
+	(*GetFileResponse)(nil),              // 29: clara.ingest.v1.GetFileResponse
+	(*GetMarkdownRequest)(nil),           // 30: clara.ingest.v1.GetMarkdownRequest
+	(*GetMarkdownResponse)(nil),          // 31: clara.ingest.v1.GetMarkdownResponse
+	(*ListPassagesRequest)(nil),          // 32: clara.ingest.v1.ListPassagesRequest
+	(*ListPassagesResponse)(nil),         // 33: clara.ingest.v1.ListPassagesResponse
+	nil,                                  // 34: clara.ingest.v1.Document.ReadByEntry
+	(*UploadDocumentRequest_Header)(nil), // 35: clara.ingest.v1.UploadDocumentRequest.Header
+	(*timestamppb.Timestamp)(nil),        // 36: google.protobuf.Timestamp
+	(*v1.IngestRequested)(nil),           // 37: clara.event.v1.IngestRequested
+	(*v1.DocumentReady)(nil),             // 38: clara.event.v1.DocumentReady
+	(*v1.DocumentDeleted)(nil),           // 39: clara.event.v1.DocumentDeleted
+	(*v11.Job)(nil),                      // 40: clara.job.v1.Job
 }
 var file_clara_ingest_v1_ingest_proto_depIdxs = []int32{
-	34, // 0: clara.ingest.v1.Collection.create_time:type_name -> google.protobuf.Timestamp
-	34, // 1: clara.ingest.v1.Collection.update_time:type_name -> google.protobuf.Timestamp
-	2,  // 2: clara.ingest.v1.Collection.retired:type_name -> clara.ingest.v1.Retired
-	34, // 3: clara.ingest.v1.Retired.time:type_name -> google.protobuf.Timestamp
-	0,  // 4: clara.ingest.v1.Document.state:type_name -> clara.ingest.v1.Document.State
-	6,  // 5: clara.ingest.v1.Document.problems:type_name -> clara.ingest.v1.Problem
-	3,  // 6: clara.ingest.v1.Document.placements:type_name -> clara.ingest.v1.Placement
-	34, // 7: clara.ingest.v1.Document.create_time:type_name -> google.protobuf.Timestamp
-	34, // 8: clara.ingest.v1.Document.update_time:type_name -> google.protobuf.Timestamp
-	32, // 9: clara.ingest.v1.Document.read_by:type_name -> clara.ingest.v1.Document.ReadByEntry
-	5,  // 10: clara.ingest.v1.Document.owed:type_name -> clara.ingest.v1.Owed
-	35, // 11: clara.ingest.v1.Owed.ingest_requested:type_name -> clara.event.v1.IngestRequested
-	36, // 12: clara.ingest.v1.Owed.document_ready:type_name -> clara.event.v1.DocumentReady
-	37, // 13: clara.ingest.v1.Owed.document_deleted:type_name -> clara.event.v1.DocumentDeleted
-	1,  // 14: clara.ingest.v1.CreateCollectionRequest.collection:type_name -> clara.ingest.v1.Collection
-	1,  // 15: clara.ingest.v1.ListCollectionsResponse.collections:type_name -> clara.ingest.v1.Collection
-	33, // 16: clara.ingest.v1.UploadDocumentRequest.header:type_name -> clara.ingest.v1.UploadDocumentRequest.Header
-	4,  // 17: clara.ingest.v1.BatchGetDocumentsResponse.documents:type_name -> clara.ingest.v1.Document
-	4,  // 18: clara.ingest.v1.ListDocumentsResponse.documents:type_name -> clara.ingest.v1.Document
-	7,  // 19: clara.ingest.v1.ListPassagesResponse.passages:type_name -> clara.ingest.v1.Passage
-	8,  // 20: clara.ingest.v1.IngestService.CreateCollection:input_type -> clara.ingest.v1.CreateCollectionRequest
-	9,  // 21: clara.ingest.v1.IngestService.GetCollection:input_type -> clara.ingest.v1.GetCollectionRequest
-	10, // 22: clara.ingest.v1.IngestService.ListCollections:input_type -> clara.ingest.v1.ListCollectionsRequest
-	12, // 23: clara.ingest.v1.IngestService.DeleteCollection:input_type -> clara.ingest.v1.DeleteCollectionRequest
-	14, // 24: clara.ingest.v1.IngestService.StartIngest:input_type -> clara.ingest.v1.StartIngestRequest
-	16, // 25: clara.ingest.v1.IngestService.UploadDocument:input_type -> clara.ingest.v1.UploadDocumentRequest
-	17, // 26: clara.ingest.v1.IngestService.IngestUri:input_type -> clara.ingest.v1.IngestUriRequest
-	15, // 27: clara.ingest.v1.IngestService.FinishIngest:input_type -> clara.ingest.v1.FinishIngestRequest
-	18, // 28: clara.ingest.v1.IngestService.GetDocument:input_type -> clara.ingest.v1.GetDocumentRequest
-	19, // 29: clara.ingest.v1.IngestService.BatchGetDocuments:input_type -> clara.ingest.v1.BatchGetDocumentsRequest
-	21, // 30: clara.ingest.v1.IngestService.ListDocuments:input_type -> clara.ingest.v1.ListDocumentsRequest
-	23, // 31: clara.ingest.v1.IngestService.DeleteDocument:input_type -> clara.ingest.v1.DeleteDocumentRequest
-	25, // 32: clara.ingest.v1.IngestService.ReprocessDocument:input_type -> clara.ingest.v1.ReprocessDocumentRequest
-	26, // 33: clara.ingest.v1.IngestService.GetFile:input_type -> clara.ingest.v1.GetFileRequest
-	28, // 34: clara.ingest.v1.IngestService.GetMarkdown:input_type -> clara.ingest.v1.GetMarkdownRequest
-	30, // 35: clara.ingest.v1.IngestService.ListPassages:input_type -> clara.ingest.v1.ListPassagesRequest
-	1,  // 36: clara.ingest.v1.IngestService.CreateCollection:output_type -> clara.ingest.v1.Collection
-	1,  // 37: clara.ingest.v1.IngestService.GetCollection:output_type -> clara.ingest.v1.Collection
-	11, // 38: clara.ingest.v1.IngestService.ListCollections:output_type -> clara.ingest.v1.ListCollectionsResponse
-	13, // 39: clara.ingest.v1.IngestService.DeleteCollection:output_type -> clara.ingest.v1.DeleteCollectionResponse
-	38, // 40: clara.ingest.v1.IngestService.StartIngest:output_type -> clara.job.v1.Job
-	4,  // 41: clara.ingest.v1.IngestService.UploadDocument:output_type -> clara.ingest.v1.Document
-	4,  // 42: clara.ingest.v1.IngestService.IngestUri:output_type -> clara.ingest.v1.Document
-	38, // 43: clara.ingest.v1.IngestService.FinishIngest:output_type -> clara.job.v1.Job
-	4,  // 44: clara.ingest.v1.IngestService.GetDocument:output_type -> clara.ingest.v1.Document
-	20, // 45: clara.ingest.v1.IngestService.BatchGetDocuments:output_type -> clara.ingest.v1.BatchGetDocumentsResponse
-	22, // 46: clara.ingest.v1.IngestService.ListDocuments:output_type -> clara.ingest.v1.ListDocumentsResponse
-	24, // 47: clara.ingest.v1.IngestService.DeleteDocument:output_type -> clara.ingest.v1.DeleteDocumentResponse
-	38, // 48: clara.ingest.v1.IngestService.ReprocessDocument:output_type -> clara.job.v1.Job
-	27, // 49: clara.ingest.v1.IngestService.GetFile:output_type -> clara.ingest.v1.GetFileResponse
-	29, // 50: clara.ingest.v1.IngestService.GetMarkdown:output_type -> clara.ingest.v1.GetMarkdownResponse
-	31, // 51: clara.ingest.v1.IngestService.ListPassages:output_type -> clara.ingest.v1.ListPassagesResponse
-	36, // [36:52] is the sub-list for method output_type
-	20, // [20:36] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	36, // 0: clara.ingest.v1.Collection.create_time:type_name -> google.protobuf.Timestamp
+	36, // 1: clara.ingest.v1.Collection.update_time:type_name -> google.protobuf.Timestamp
+	3,  // 2: clara.ingest.v1.Collection.retired:type_name -> clara.ingest.v1.Retired
+	0,  // 3: clara.ingest.v1.Collection.memory_precision:type_name -> clara.ingest.v1.MemoryPrecision
+	36, // 4: clara.ingest.v1.Retired.time:type_name -> google.protobuf.Timestamp
+	1,  // 5: clara.ingest.v1.Document.state:type_name -> clara.ingest.v1.Document.State
+	7,  // 6: clara.ingest.v1.Document.problems:type_name -> clara.ingest.v1.Problem
+	4,  // 7: clara.ingest.v1.Document.placements:type_name -> clara.ingest.v1.Placement
+	36, // 8: clara.ingest.v1.Document.create_time:type_name -> google.protobuf.Timestamp
+	36, // 9: clara.ingest.v1.Document.update_time:type_name -> google.protobuf.Timestamp
+	34, // 10: clara.ingest.v1.Document.read_by:type_name -> clara.ingest.v1.Document.ReadByEntry
+	6,  // 11: clara.ingest.v1.Document.owed:type_name -> clara.ingest.v1.Owed
+	37, // 12: clara.ingest.v1.Owed.ingest_requested:type_name -> clara.event.v1.IngestRequested
+	38, // 13: clara.ingest.v1.Owed.document_ready:type_name -> clara.event.v1.DocumentReady
+	39, // 14: clara.ingest.v1.Owed.document_deleted:type_name -> clara.event.v1.DocumentDeleted
+	2,  // 15: clara.ingest.v1.CreateCollectionRequest.collection:type_name -> clara.ingest.v1.Collection
+	2,  // 16: clara.ingest.v1.UpdateCollectionRequest.collection:type_name -> clara.ingest.v1.Collection
+	2,  // 17: clara.ingest.v1.ListCollectionsResponse.collections:type_name -> clara.ingest.v1.Collection
+	35, // 18: clara.ingest.v1.UploadDocumentRequest.header:type_name -> clara.ingest.v1.UploadDocumentRequest.Header
+	5,  // 19: clara.ingest.v1.BatchGetDocumentsResponse.documents:type_name -> clara.ingest.v1.Document
+	5,  // 20: clara.ingest.v1.ListDocumentsResponse.documents:type_name -> clara.ingest.v1.Document
+	8,  // 21: clara.ingest.v1.ListPassagesResponse.passages:type_name -> clara.ingest.v1.Passage
+	9,  // 22: clara.ingest.v1.IngestService.CreateCollection:input_type -> clara.ingest.v1.CreateCollectionRequest
+	11, // 23: clara.ingest.v1.IngestService.GetCollection:input_type -> clara.ingest.v1.GetCollectionRequest
+	12, // 24: clara.ingest.v1.IngestService.ListCollections:input_type -> clara.ingest.v1.ListCollectionsRequest
+	10, // 25: clara.ingest.v1.IngestService.UpdateCollection:input_type -> clara.ingest.v1.UpdateCollectionRequest
+	14, // 26: clara.ingest.v1.IngestService.DeleteCollection:input_type -> clara.ingest.v1.DeleteCollectionRequest
+	16, // 27: clara.ingest.v1.IngestService.StartIngest:input_type -> clara.ingest.v1.StartIngestRequest
+	18, // 28: clara.ingest.v1.IngestService.UploadDocument:input_type -> clara.ingest.v1.UploadDocumentRequest
+	19, // 29: clara.ingest.v1.IngestService.IngestUri:input_type -> clara.ingest.v1.IngestUriRequest
+	17, // 30: clara.ingest.v1.IngestService.FinishIngest:input_type -> clara.ingest.v1.FinishIngestRequest
+	20, // 31: clara.ingest.v1.IngestService.GetDocument:input_type -> clara.ingest.v1.GetDocumentRequest
+	21, // 32: clara.ingest.v1.IngestService.BatchGetDocuments:input_type -> clara.ingest.v1.BatchGetDocumentsRequest
+	23, // 33: clara.ingest.v1.IngestService.ListDocuments:input_type -> clara.ingest.v1.ListDocumentsRequest
+	25, // 34: clara.ingest.v1.IngestService.DeleteDocument:input_type -> clara.ingest.v1.DeleteDocumentRequest
+	27, // 35: clara.ingest.v1.IngestService.ReprocessDocument:input_type -> clara.ingest.v1.ReprocessDocumentRequest
+	28, // 36: clara.ingest.v1.IngestService.GetFile:input_type -> clara.ingest.v1.GetFileRequest
+	30, // 37: clara.ingest.v1.IngestService.GetMarkdown:input_type -> clara.ingest.v1.GetMarkdownRequest
+	32, // 38: clara.ingest.v1.IngestService.ListPassages:input_type -> clara.ingest.v1.ListPassagesRequest
+	2,  // 39: clara.ingest.v1.IngestService.CreateCollection:output_type -> clara.ingest.v1.Collection
+	2,  // 40: clara.ingest.v1.IngestService.GetCollection:output_type -> clara.ingest.v1.Collection
+	13, // 41: clara.ingest.v1.IngestService.ListCollections:output_type -> clara.ingest.v1.ListCollectionsResponse
+	40, // 42: clara.ingest.v1.IngestService.UpdateCollection:output_type -> clara.job.v1.Job
+	15, // 43: clara.ingest.v1.IngestService.DeleteCollection:output_type -> clara.ingest.v1.DeleteCollectionResponse
+	40, // 44: clara.ingest.v1.IngestService.StartIngest:output_type -> clara.job.v1.Job
+	5,  // 45: clara.ingest.v1.IngestService.UploadDocument:output_type -> clara.ingest.v1.Document
+	5,  // 46: clara.ingest.v1.IngestService.IngestUri:output_type -> clara.ingest.v1.Document
+	40, // 47: clara.ingest.v1.IngestService.FinishIngest:output_type -> clara.job.v1.Job
+	5,  // 48: clara.ingest.v1.IngestService.GetDocument:output_type -> clara.ingest.v1.Document
+	22, // 49: clara.ingest.v1.IngestService.BatchGetDocuments:output_type -> clara.ingest.v1.BatchGetDocumentsResponse
+	24, // 50: clara.ingest.v1.IngestService.ListDocuments:output_type -> clara.ingest.v1.ListDocumentsResponse
+	26, // 51: clara.ingest.v1.IngestService.DeleteDocument:output_type -> clara.ingest.v1.DeleteDocumentResponse
+	40, // 52: clara.ingest.v1.IngestService.ReprocessDocument:output_type -> clara.job.v1.Job
+	29, // 53: clara.ingest.v1.IngestService.GetFile:output_type -> clara.ingest.v1.GetFileResponse
+	31, // 54: clara.ingest.v1.IngestService.GetMarkdown:output_type -> clara.ingest.v1.GetMarkdownResponse
+	33, // 55: clara.ingest.v1.IngestService.ListPassages:output_type -> clara.ingest.v1.ListPassagesResponse
+	39, // [39:56] is the sub-list for method output_type
+	22, // [22:39] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_clara_ingest_v1_ingest_proto_init() }
@@ -2508,7 +2645,7 @@ func file_clara_ingest_v1_ingest_proto_init() {
 		(*Owed_DocumentReady)(nil),
 		(*Owed_DocumentDeleted)(nil),
 	}
-	file_clara_ingest_v1_ingest_proto_msgTypes[15].OneofWrappers = []any{
+	file_clara_ingest_v1_ingest_proto_msgTypes[16].OneofWrappers = []any{
 		(*UploadDocumentRequest_Header_)(nil),
 		(*UploadDocumentRequest_Data)(nil),
 	}
@@ -2517,8 +2654,8 @@ func file_clara_ingest_v1_ingest_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clara_ingest_v1_ingest_proto_rawDesc), len(file_clara_ingest_v1_ingest_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   33,
+			NumEnums:      2,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -43,6 +43,9 @@ const (
 	// IngestServiceListCollectionsProcedure is the fully-qualified name of the IngestService's
 	// ListCollections RPC.
 	IngestServiceListCollectionsProcedure = "/clara.ingest.v1.IngestService/ListCollections"
+	// IngestServiceUpdateCollectionProcedure is the fully-qualified name of the IngestService's
+	// UpdateCollection RPC.
+	IngestServiceUpdateCollectionProcedure = "/clara.ingest.v1.IngestService/UpdateCollection"
 	// IngestServiceDeleteCollectionProcedure is the fully-qualified name of the IngestService's
 	// DeleteCollection RPC.
 	IngestServiceDeleteCollectionProcedure = "/clara.ingest.v1.IngestService/DeleteCollection"
@@ -87,6 +90,9 @@ type IngestServiceClient interface {
 	CreateCollection(context.Context, *v1.CreateCollectionRequest) (*v1.Collection, error)
 	GetCollection(context.Context, *v1.GetCollectionRequest) (*v1.Collection, error)
 	ListCollections(context.Context, *v1.ListCollectionsRequest) (*v1.ListCollectionsResponse, error)
+	// UpdateCollection changes how a collection keeps its memories. They are made anew in another index beside the one
+	// in use, as where a model is activated; the job is that of the move.
+	UpdateCollection(context.Context, *v1.UpdateCollectionRequest) (*v11.Job, error)
 	// DeleteCollection removes a collection with everything in it; it answers no query from then on.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
 	// StartIngest makes a job that uploads and URIs are then added to, so that one job covers a folder.
@@ -138,6 +144,12 @@ func NewIngestServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			httpClient,
 			baseURL+IngestServiceListCollectionsProcedure,
 			connect.WithSchema(ingestServiceMethods.ByName("ListCollections")),
+			connect.WithClientOptions(opts...),
+		),
+		updateCollection: connect.NewClient[v1.UpdateCollectionRequest, v11.Job](
+			httpClient,
+			baseURL+IngestServiceUpdateCollectionProcedure,
+			connect.WithSchema(ingestServiceMethods.ByName("UpdateCollection")),
 			connect.WithClientOptions(opts...),
 		),
 		deleteCollection: connect.NewClient[v1.DeleteCollectionRequest, v1.DeleteCollectionResponse](
@@ -226,6 +238,7 @@ type ingestServiceClient struct {
 	createCollection  *connect.Client[v1.CreateCollectionRequest, v1.Collection]
 	getCollection     *connect.Client[v1.GetCollectionRequest, v1.Collection]
 	listCollections   *connect.Client[v1.ListCollectionsRequest, v1.ListCollectionsResponse]
+	updateCollection  *connect.Client[v1.UpdateCollectionRequest, v11.Job]
 	deleteCollection  *connect.Client[v1.DeleteCollectionRequest, v1.DeleteCollectionResponse]
 	startIngest       *connect.Client[v1.StartIngestRequest, v11.Job]
 	uploadDocument    *connect.Client[v1.UploadDocumentRequest, v1.Document]
@@ -262,6 +275,15 @@ func (c *ingestServiceClient) GetCollection(ctx context.Context, req *v1.GetColl
 // ListCollections calls clara.ingest.v1.IngestService.ListCollections.
 func (c *ingestServiceClient) ListCollections(ctx context.Context, req *v1.ListCollectionsRequest) (*v1.ListCollectionsResponse, error) {
 	response, err := c.listCollections.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// UpdateCollection calls clara.ingest.v1.IngestService.UpdateCollection.
+func (c *ingestServiceClient) UpdateCollection(ctx context.Context, req *v1.UpdateCollectionRequest) (*v11.Job, error) {
+	response, err := c.updateCollection.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -382,6 +404,9 @@ type IngestServiceHandler interface {
 	CreateCollection(context.Context, *v1.CreateCollectionRequest) (*v1.Collection, error)
 	GetCollection(context.Context, *v1.GetCollectionRequest) (*v1.Collection, error)
 	ListCollections(context.Context, *v1.ListCollectionsRequest) (*v1.ListCollectionsResponse, error)
+	// UpdateCollection changes how a collection keeps its memories. They are made anew in another index beside the one
+	// in use, as where a model is activated; the job is that of the move.
+	UpdateCollection(context.Context, *v1.UpdateCollectionRequest) (*v11.Job, error)
 	// DeleteCollection removes a collection with everything in it; it answers no query from then on.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
 	// StartIngest makes a job that uploads and URIs are then added to, so that one job covers a folder.
@@ -429,6 +454,12 @@ func NewIngestServiceHandler(svc IngestServiceHandler, opts ...connect.HandlerOp
 		IngestServiceListCollectionsProcedure,
 		svc.ListCollections,
 		connect.WithSchema(ingestServiceMethods.ByName("ListCollections")),
+		connect.WithHandlerOptions(opts...),
+	)
+	ingestServiceUpdateCollectionHandler := connect.NewUnaryHandlerSimple(
+		IngestServiceUpdateCollectionProcedure,
+		svc.UpdateCollection,
+		connect.WithSchema(ingestServiceMethods.ByName("UpdateCollection")),
 		connect.WithHandlerOptions(opts...),
 	)
 	ingestServiceDeleteCollectionHandler := connect.NewUnaryHandlerSimple(
@@ -517,6 +548,8 @@ func NewIngestServiceHandler(svc IngestServiceHandler, opts ...connect.HandlerOp
 			ingestServiceGetCollectionHandler.ServeHTTP(w, r)
 		case IngestServiceListCollectionsProcedure:
 			ingestServiceListCollectionsHandler.ServeHTTP(w, r)
+		case IngestServiceUpdateCollectionProcedure:
+			ingestServiceUpdateCollectionHandler.ServeHTTP(w, r)
 		case IngestServiceDeleteCollectionProcedure:
 			ingestServiceDeleteCollectionHandler.ServeHTTP(w, r)
 		case IngestServiceStartIngestProcedure:
@@ -562,6 +595,10 @@ func (UnimplementedIngestServiceHandler) GetCollection(context.Context, *v1.GetC
 
 func (UnimplementedIngestServiceHandler) ListCollections(context.Context, *v1.ListCollectionsRequest) (*v1.ListCollectionsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("clara.ingest.v1.IngestService.ListCollections is not implemented"))
+}
+
+func (UnimplementedIngestServiceHandler) UpdateCollection(context.Context, *v1.UpdateCollectionRequest) (*v11.Job, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("clara.ingest.v1.IngestService.UpdateCollection is not implemented"))
 }
 
 func (UnimplementedIngestServiceHandler) DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error) {
