@@ -7,7 +7,8 @@
 // the best k; in the instruction mode it answers from all documents of a sample. The
 // normal setting takes the documents as they are, the oracle setting the positives
 // alone. A model without an encoder ranks by BM25, and the report says so. The
-// paraphrase mode asks what is left of a document in its memory.
+// paraphrase mode asks what is left of a document in its memory, the mse mode how far
+// the memory lies from the states of the text (spec clara-model §3), and plots it.
 //
 // The output folder gets predictions.jsonl (every prediction, as it comes),
 // report.json, report.md and report.html. An evaluation that was broken off goes on

@@ -19,6 +19,7 @@ import (
 	"github.com/clara-suite/clara/libs/dataset"
 	"github.com/clara-suite/clara/libs/index/bm25"
 	"github.com/clara-suite/clara/libs/score"
+	compressorv1 "github.com/clara-suite/clara/proto/gen/clara/compressor/v1"
 	generatorv1 "github.com/clara-suite/clara/proto/gen/clara/generator/v1"
 	modelv1 "github.com/clara-suite/clara/proto/gen/clara/model/v1"
 	rerankerv1 "github.com/clara-suite/clara/proto/gen/clara/reranker/v1"
@@ -29,6 +30,7 @@ const (
 	EndToEnd    = "end-to-end"
 	Instruction = "instruction"
 	Paraphrase  = "paraphrase"
+	MSE         = "mse"
 )
 
 // Settings.
@@ -66,13 +68,13 @@ func (c Config) Validate() error {
 			faults = append(faults, fmt.Errorf("%s %q: give %s", name, value, strings.Join(of, ", ")))
 		}
 	}
-	one("mode", c.Mode, EndToEnd, Instruction, Paraphrase)
+	one("mode", c.Mode, EndToEnd, Instruction, Paraphrase, MSE)
 	one("setting", c.Setting, Normal, Oracle)
 	for _, x := range c.Contexts {
 		one("context", x, Memory, Text, None)
 	}
-	if c.Mode == Paraphrase && (c.Setting != Normal || len(c.Contexts) > 1 || len(c.Contexts) == 1 && c.Contexts[0] != Memory) {
-		faults = append(faults, errors.New("mode paraphrase has one setting, normal, and one context, memory"))
+	if c.memories() && (c.Setting != Normal || len(c.Contexts) > 1 || len(c.Contexts) == 1 && c.Contexts[0] != Memory) {
+		faults = append(faults, fmt.Errorf("mode %s has one setting, normal, and one context, memory", c.Mode))
 	}
 	if len(c.Data) == 0 {
 		faults = append(faults, errors.New("data: name a file"))
@@ -86,6 +88,9 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// memories reports whether the mode looks at memories of documents rather than at answers.
+func (c Config) memories() bool { return c.Mode == Paraphrase || c.Mode == MSE }
+
 // Generator answers; generatorv1connect.GeneratorServiceClient is one.
 type Generator interface {
 	Generate(context.Context, *generatorv1.GenerateRequest) (*generatorv1.GenerateResponse, error)
@@ -97,6 +102,11 @@ type Reranker interface {
 	Rerank(context.Context, *rerankerv1.RerankRequest) (*rerankerv1.RerankResponse, error)
 }
 
+// Compressor compresses; compressorv1connect.CompressorServiceClient is one. The mse mode alone needs it.
+type Compressor interface {
+	Compress(context.Context, *compressorv1.CompressRequest) (*compressorv1.CompressResponse, error)
+}
+
 // Models says what the model is; modelv1connect.ModelServiceClient is one.
 type Models interface {
 	GetModel(context.Context, *modelv1.GetModelRequest) (*modelv1.Model, error)
@@ -104,9 +114,10 @@ type Models interface {
 
 // Runner measures by way of the services.
 type Runner struct {
-	Generator Generator
-	Reranker  Reranker
-	Models    Models
+	Generator  Generator
+	Reranker   Reranker
+	Compressor Compressor
+	Models     Models
 	// Progress, if given, is told how many of all answers are there.
 	Progress func(done, total int, what string)
 }
@@ -149,7 +160,7 @@ func (r Runner) resolve(ctx context.Context, cfg *Config) (*modelv1.Model, error
 	cfg.Model = m.Name
 	memory := m.MemoryTokens > 0
 	switch {
-	case cfg.Mode == Paraphrase:
+	case cfg.memories():
 		cfg.Contexts = []string{Memory}
 	case len(cfg.Contexts) == 0 && memory:
 		cfg.Contexts = []string{Memory, Text, None}
@@ -182,7 +193,7 @@ type file struct {
 
 // read reads all data before any work begins; faulty lines come back together.
 func read(cfg Config) ([]*file, error) {
-	kind := map[string]dataset.Kind{EndToEnd: dataset.EndToEnd, Instruction: dataset.Instruction, Paraphrase: dataset.Any}[cfg.Mode]
+	kind := map[string]dataset.Kind{EndToEnd: dataset.EndToEnd, Instruction: dataset.Instruction, Paraphrase: dataset.Any, MSE: dataset.Any}[cfg.Mode]
 	var out []*file
 	var errs []error
 	for _, path := range cfg.Data {
@@ -290,13 +301,17 @@ func (r Runner) batch(ctx context.Context, cfg Config, model *modelv1.Model, fil
 			p := Prediction{File: file, Sample: first + i, ID: s.ID, Context: c, Question: question(cfg, s), Golds: s.Golds, Positives: s.PosIndex}
 			var docs []string
 			docs, p.Documents, p.Ranking, p.Scores = passages(cfg, c, s, at(rankings, i))
-			if cfg.Mode == Paraphrase {
-				p.Golds = docs // what is to be said again
+			if cfg.memories() {
+				p.Golds = docs // what is to be said again, or measured
 			}
 			items = append(items, &generatorv1.GenerateRequest_Item{Question: p.Question, Passages: docs})
 			out = append(out, p)
 		}
-		if err := r.generate(ctx, cfg, c, items, out); err != nil {
+		if cfg.Mode == MSE {
+			if err := r.measure(ctx, cfg, out); err != nil {
+				return err
+			}
+		} else if err := r.generate(ctx, cfg, c, items, out); err != nil {
 			return err
 		}
 		for i := range out {
@@ -310,7 +325,7 @@ func (r Runner) batch(ctx context.Context, cfg Config, model *modelv1.Model, fil
 }
 
 func question(cfg Config, s dataset.Sample) string {
-	if cfg.Mode == Paraphrase || len(s.Questions) == 0 {
+	if cfg.memories() || len(s.Questions) == 0 {
 		return ""
 	}
 	return s.Question()
@@ -334,7 +349,7 @@ func passages(cfg Config, c string, s dataset.Sample, rank ranking) (docs []stri
 	switch {
 	case c == None:
 		return nil, nil, nil, nil
-	case cfg.Mode == Paraphrase:
+	case cfg.memories():
 		places = []int{0}
 	case cfg.Setting == Oracle:
 		places = slices.Clone(s.PosIndex)
@@ -442,6 +457,25 @@ func (r Runner) generate(ctx context.Context, cfg Config, c string, items []*gen
 		if t := o.Timings; t != nil {
 			out[i].PromptTokens, out[i].OutputTokens, out[i].FirstToken = int(t.PromptTokens), int(t.OutputTokens), t.FirstTokenSeconds
 		}
+	}
+	return nil
+}
+
+// measure fills in how far the memories of documents lie from their texts.
+func (r Runner) measure(ctx context.Context, cfg Config, out []Prediction) error {
+	req := &compressorv1.CompressRequest{Model: cfg.Model, Distance: true}
+	for _, p := range out {
+		req.Texts = append(req.Texts, p.Golds[0])
+	}
+	resp, err := patient(ctx, func() (*compressorv1.CompressResponse, error) { return r.Compressor.Compress(ctx, req) })
+	if err != nil {
+		return fmt.Errorf("compress documents: %w", err)
+	}
+	if len(resp.Distances) != len(out) {
+		return clara.Errorf(clara.Internal, "compress documents: %d distances of %d documents", len(resp.Distances), len(out))
+	}
+	for i := range out {
+		out[i].Distance = resp.Distances[i]
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/evaluate"
+	compressorv1 "github.com/clara-suite/clara/proto/gen/clara/compressor/v1"
 	generatorv1 "github.com/clara-suite/clara/proto/gen/clara/generator/v1"
 	modelv1 "github.com/clara-suite/clara/proto/gen/clara/model/v1"
 	rerankerv1 "github.com/clara-suite/clara/proto/gen/clara/reranker/v1"
@@ -195,4 +196,29 @@ func TestValidate(t *testing.T) {
 	for _, says := range []string{`mode "x"`, `setting "y"`, `context "z"`, "name a file", "negative"} {
 		assert.ErrorContains(t, err, says)
 	}
+}
+
+func (s *services) Compress(_ context.Context, r *compressorv1.CompressRequest) (*compressorv1.CompressResponse, error) {
+	out := &compressorv1.CompressResponse{}
+	for i := range r.Texts {
+		if r.Distance {
+			out.Distances = append(out.Distances, float64(1+i))
+		}
+	}
+	return out, nil
+}
+
+func TestMSE(t *testing.T) {
+	dir, s := t.TempDir(), &services{memory: 4}
+	r, err := evaluate.Runner{Compressor: s, Models: s}.Run(t.Context(), evaluate.Config{Data: []string{data(t, 4)}, Mode: evaluate.MSE, Setting: evaluate.Normal, Batch: 4}, dir)
+	require.NoError(t, err)
+	require.Len(t, r.Rows, 1)
+	assert.InDelta(t, 2.5, r.Rows[0].Distance.Mean, 1e-9)
+	assert.Contains(t, r.Markdown(), "| quiz/dev | 4 | 2.5 |")
+	svg, err := os.ReadFile(filepath.Join(dir, "distance-1.svg"))
+	require.NoError(t, err)
+	assert.Contains(t, string(svg), "quiz/dev")
+	page, err := os.ReadFile(filepath.Join(dir, evaluate.ReportHTML))
+	require.NoError(t, err)
+	assert.Contains(t, string(page), "<svg ")
 }

@@ -41,6 +41,9 @@ type Prediction struct {
 	Scores    []float64 `json:"scores,omitempty"`
 	Positives []int     `json:"positives,omitempty"`
 
+	// Distance of the memory from its text, in the mse mode.
+	Distance float64 `json:"distance,omitempty"`
+
 	EM     bool    `json:"em"`
 	Cover  bool    `json:"accuracy"`
 	F1     float64 `json:"f1"`

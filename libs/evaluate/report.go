@@ -22,6 +22,8 @@ type Report struct {
 	Digest string `json:"model_digest"`
 	Ranked string `json:"ranked_by"` // "the model", "BM25", or empty
 	Rows   []Row  `json:"rows"`
+
+	plots []plot
 }
 
 // Row is the scores of one data file, or of all ("average"), from one context.
@@ -37,6 +39,9 @@ type Row struct {
 	Cover  score.Interval `json:"accuracy"`
 	F1     score.Interval `json:"f1"`
 	CharF1 score.Interval `json:"f1_by_characters"`
+
+	// Distance of memories from their texts, in the mse mode.
+	Distance score.Interval `json:"distance,omitzero"`
 
 	// Of the ranking, where there is one and positives are known.
 	Recall    map[int]score.Interval `json:"recall_at,omitempty"`
@@ -78,6 +83,9 @@ func summarize(cfg Config, model *modelv1.Model, files []*file, all []Prediction
 			}
 			slices.SortFunc(list, func(a, b Prediction) int { return a.Sample - b.Sample })
 			rows = append(rows, row(f, c, model, list))
+			if cfg.Mode == MSE {
+				r.plots = append(r.plots, distances(f.Name, list))
+			}
 		}
 		r.Rows = append(r.Rows, rows...)
 		if len(rows) > 1 {
@@ -92,7 +100,9 @@ func row(f *file, c string, model *modelv1.Model, list []Prediction) Row {
 	var answers score.Answers
 	ranked := score.NewRetrieval(ks...)
 	positives := false
+	var distance []float64
 	for _, p := range list {
+		distance = append(distance, p.Distance)
 		answers.Add(p.Answer, p.Golds)
 		if p.Error != "" {
 			out.Errors++
@@ -118,6 +128,9 @@ func row(f *file, c string, model *modelv1.Model, list []Prediction) Row {
 		out.PromptTokens, out.OutputTokens, out.FirstToken, out.ContextBytes = out.PromptTokens/n, out.OutputTokens/n, out.FirstToken/n, out.ContextBytes/n
 	}
 	out.PromptFLOPs = 2 * float64(model.Parameters) * out.PromptTokens
+	if slices.ContainsFunc(distance, func(d float64) bool { return d != 0 }) {
+		out.Distance = score.Bootstrap(distance, seed)
+	}
 	s := answers.Summary(seed)
 	out.EM, out.Cover, out.F1, out.CharF1 = s.EM, s.Cover, s.F1, s.CharF1
 	out.Excluded += s.Excluded
@@ -135,12 +148,13 @@ func row(f *file, c string, model *modelv1.Model, list []Prediction) Row {
 func mean(c string, rows []Row) Row {
 	out := Row{Data: average, Context: c}
 	n := float64(len(rows))
-	var em, cover, f1, char []score.Interval
+	var em, cover, f1, char, distance []score.Interval
 	for _, r := range rows {
 		out.Samples += r.Samples
 		out.Excluded += r.Excluded
 		out.Errors += r.Errors
 		em, cover, f1, char = append(em, r.EM), append(cover, r.Cover), append(f1, r.F1), append(char, r.CharF1)
+		distance = append(distance, r.Distance)
 		out.PromptTokens += r.PromptTokens / n
 		out.OutputTokens += r.OutputTokens / n
 		out.FirstToken += r.FirstToken / n
@@ -148,6 +162,7 @@ func mean(c string, rows []Row) Row {
 		out.ContextBytes += r.ContextBytes / n
 	}
 	out.EM, out.Cover, out.F1, out.CharF1 = join(em), join(cover), join(f1), join(char)
+	out.Distance = join(distance)
 	for _, k := range ks {
 		var recall, precision []score.Interval
 		for _, r := range rows {
@@ -175,7 +190,11 @@ func (r *Report) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{ReportJSON: append(raw, '\n'), ReportMarkdown: []byte(r.Markdown()), ReportHTML: page} {
+	files := map[string][]byte{ReportJSON: append(raw, '\n'), ReportMarkdown: []byte(r.Markdown()), ReportHTML: page}
+	for i, p := range r.plots {
+		files[plotFile(i)] = p.svg()
+	}
+	for name, data := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return clara.Errorf(clara.Unavailable, "write report: %w", err)
 		}
@@ -205,6 +224,9 @@ type sheet struct {
 
 // sheets are the tables of the report.
 func (r *Report) sheets() []sheet {
+	if r.Mode == MSE {
+		return []sheet{r.distance()}
+	}
 	what := fmt.Sprintf("%s, %s setting, k = %d, at most %d tokens an answer", r.Mode, r.Setting, r.TopK, r.MaxTokens)
 	answers := sheet{Title: "Answers", Header: []string{"data", "context", "n", "EM", "accuracy", "F1", "F1 by characters", "left out", "errors"},
 		Note: what + ". Per cent, with 95 % bootstrap intervals. Accuracy is cover EM: every word of the gold is in the answer."}
@@ -239,6 +261,16 @@ func (r *Report) sheets() []sheet {
 		out = append(out, r.beside())
 	}
 	return out
+}
+
+// distance is the table of the mse mode.
+func (r *Report) distance() sheet {
+	s := sheet{Title: "Distance of memories from their texts", Header: []string{"data", "n", "distance", "95 % interval"},
+		Note: "The mean squared difference between the mean final state of a document's memory tokens and that of its text, which training holds small (mse_loss), averaged over documents; the pictures show how it is spread."}
+	for _, x := range r.Rows {
+		s.Rows = append(s.Rows, []string{x.Data, fmt.Sprint(x.Samples), fmt.Sprintf("%.5g", x.Distance.Mean), fmt.Sprintf("%.5g-%.5g", x.Distance.Low, x.Distance.High)})
+	}
+	return s
 }
 
 // beside puts the paper's figures beside these (spec clara-model §9).
@@ -282,6 +314,9 @@ func (r *Report) Markdown() string {
 			fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
 		}
 	}
+	for i, p := range r.plots {
+		fmt.Fprintf(&b, "\n![%s](%s)\n", p.title, plotFile(i))
+	}
 	return b.String()
 }
 
@@ -291,8 +326,12 @@ func (r *Report) HTML() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse page: %w", err)
 	}
+	var plots []template.HTML
+	for _, p := range r.plots {
+		plots = append(plots, template.HTML(p.svg())) // made here, its texts escaped
+	}
 	var b bytes.Buffer
-	if err := t.Execute(&b, map[string]any{"Model": r.Model, "Sheets": r.sheets()}); err != nil {
+	if err := t.Execute(&b, map[string]any{"Model": r.Model, "Sheets": r.sheets(), "Plots": plots}); err != nil {
 		return nil, fmt.Errorf("write page: %w", err)
 	}
 	return b.Bytes(), nil
@@ -311,6 +350,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums } th, td {
 <table><thead><tr>{{range .Header}}<th>{{.}}</th>{{end}}</tr></thead>
 <tbody>{{range .Rows}}<tr>{{range .}}<td>{{.}}</td>{{end}}</tr>
 {{end}}</tbody></table>
+{{end}}{{range .Plots}}<p>{{.}}</p>
 {{end}}</body></html>
 `
 

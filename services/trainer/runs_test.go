@@ -238,3 +238,24 @@ func TestStartRunWithoutWorker(t *testing.T) {
 	assert.Equal(t, clara.State, clara.KindOf(err))
 	assert.ErrorContains(t, err, "make train-build")
 }
+
+// What cannot work is refused before there is a run; a check alone says what a run would need and leaves none behind.
+func TestStartRunChecksFirst(t *testing.T) {
+	s, req := trains(t, faketrain.RefusesFirst)
+	_, err := s.training.StartRun(t.Context(), req)
+	assert.Equal(t, clara.Invalid, clara.KindOf(err))
+	assert.ErrorContains(t, err, "line 3")
+
+	t.Setenv("CLARA_FAKE_TRAIN", faketrain.Trains)
+	req.ValidateOnly, req.Stage = true, "all"
+	run, err := s.training.StartRun(t.Context(), req)
+	require.NoError(t, err)
+	require.Len(t, run.Stages, 3)
+	for _, stage := range run.Stages {
+		assert.Equal(t, int64(8), stage.Summary.GetSamples(), stage.Stage)
+		assert.Equal(t, int64(1<<30), stage.Summary.GetEstimate().GetMemory())
+	}
+	list, err := s.training.ListRuns(t.Context(), &trainerv1.ListRunsRequest{})
+	require.NoError(t, err)
+	assert.Empty(t, list.Runs)
+}

@@ -62,7 +62,7 @@ type Service struct {
 	server      *server.Server
 }
 
-// New makes the service on open connections: App's Conn, Jobs, Files, Packages, Ingest, Generator and Reranker.
+// New makes the service on open connections: App's Conn, Jobs, Files, Packages, Ingest, Compressor, Generator and Reranker.
 func New(ctx context.Context, cfg Config, a *app.App) (*Service, error) {
 	roots, err := registry.NewRoots(cfg.Roots, os.Getenv)
 	if err != nil {
@@ -85,7 +85,7 @@ func New(ctx context.Context, cfg Config, a *app.App) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := evaluations.New(ctx, evaluations.Options{Log: a.Log, Jobs: a.Jobs, Generator: a.Generator, Reranker: a.Reranker, Models: r, Roots: roots})
+	e := evaluations.New(ctx, evaluations.Options{Log: a.Log, Jobs: a.Jobs, Generator: a.Generator, Reranker: a.Reranker, Compressor: a.Compressor, Models: r, Roots: roots})
 	a.JobType(JobType, r.Resume)
 	a.JobType(TrainJobType, m.Resume)
 	a.JobType(EvalJobType, e.Resume)

@@ -27,14 +27,15 @@ import (
 
 // Services says where the services are. `clara up` and the gateway of docker compose serve all of them at one address.
 type Services struct {
-	Addr          string        `help:"Address of the suite." env:"CLARA_ADDR" default:"http://127.0.0.1:7400" placeholder:"URL"`
-	IngestAddr    string        `help:"Address of ingest, where it differs." env:"CLARA_INGEST_ADDR" placeholder:"URL"`
-	RerankerAddr  string        `help:"Address of reranker, where it differs." env:"CLARA_RERANKER_ADDR" placeholder:"URL"`
-	GeneratorAddr string        `help:"Address of generator, where it differs." env:"CLARA_GENERATOR_ADDR" placeholder:"URL"`
-	TrainerAddr   string        `help:"Address of trainer, where it differs." env:"CLARA_TRAINER_ADDR" placeholder:"URL"`
-	Token         config.Secret `help:"Token of the caller." env:"CLARA_TOKEN"`
-	TLSCA         string        `help:"Authority of the services' certificates, PEM." name:"tls-ca" env:"CLARA_TLS_CA" placeholder:"FILE"`
-	JSON          bool          `help:"Print JSON, one message a line." name:"json"`
+	Addr           string        `help:"Address of the suite." env:"CLARA_ADDR" default:"http://127.0.0.1:7400" placeholder:"URL"`
+	IngestAddr     string        `help:"Address of ingest, where it differs." env:"CLARA_INGEST_ADDR" placeholder:"URL"`
+	CompressorAddr string        `help:"Address of compressor, where it differs." env:"CLARA_COMPRESSOR_ADDR" placeholder:"URL"`
+	RerankerAddr   string        `help:"Address of reranker, where it differs." env:"CLARA_RERANKER_ADDR" placeholder:"URL"`
+	GeneratorAddr  string        `help:"Address of generator, where it differs." env:"CLARA_GENERATOR_ADDR" placeholder:"URL"`
+	TrainerAddr    string        `help:"Address of trainer, where it differs." env:"CLARA_TRAINER_ADDR" placeholder:"URL"`
+	Token          config.Secret `help:"Token of the caller." env:"CLARA_TOKEN"`
+	TLSCA          string        `help:"Authority of the services' certificates, PEM." name:"tls-ca" env:"CLARA_TLS_CA" placeholder:"FILE"`
+	JSON           bool          `help:"Print JSON, one message a line." name:"json"`
 }
 
 // Env is what a command runs in.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/evaluate"
+	"github.com/clara-suite/clara/proto/gen/clara/compressor/v1/compressorv1connect"
 	"github.com/clara-suite/clara/proto/gen/clara/reranker/v1/rerankerv1connect"
 )
 
@@ -17,7 +18,7 @@ import (
 type Eval struct {
 	Data       []string `arg:"" help:"JSONL files with questions, documents and answers, or folders of them." placeholder:"PATH"`
 	Model      string   `help:"Model; default: the active one."`
-	Mode       string   `help:"${enum}: choose among the candidates and answer; answer from all documents; say each document again." enum:"end-to-end,instruction,paraphrase" default:"end-to-end"`
+	Mode       string   `help:"${enum}: choose among the candidates and answer; answer from all documents; say each document again; how far memories lie from their texts." enum:"end-to-end,instruction,paraphrase,mse" default:"end-to-end"`
 	Setting    string   `help:"${enum}: documents as they are; the positives alone." enum:"normal,oracle" default:"normal"`
 	Context    []string `help:"memory, text, none; default: all that the model can, side by side."`
 	TopK       int      `help:"Documents that an answer is read from; 0: the model's."`
@@ -53,8 +54,12 @@ func (c *Eval) Run(ctx context.Context, e *Env) error {
 		}
 		out = filepath.Join("eval", strings.Join([]string{name, c.Mode, c.Setting}, "-"))
 	}
+	compressor, err := e.compressor()
+	if err != nil {
+		return err
+	}
 	show := newEvalMeter(e)
-	r := evaluate.Runner{Generator: generator, Reranker: reranker, Models: models, Progress: show.update}
+	r := evaluate.Runner{Generator: generator, Reranker: reranker, Compressor: compressor, Models: models, Progress: show.update}
 	report, err := r.Run(ctx, evaluate.Config{
 		Model: withPrefix("models/", c.Model), Data: files, Mode: c.Mode, Setting: c.Setting, Contexts: c.Context,
 		TopK: c.TopK, MaxTokens: c.MaxTokens, MaxSamples: c.MaxSamples, Batch: c.Batch,
@@ -85,7 +90,7 @@ func dataFiles(paths []string, mode string) ([]string, error) {
 	switch mode {
 	case evaluate.Instruction:
 		kind = "instruction_data.jsonl"
-	case evaluate.Paraphrase:
+	case evaluate.Paraphrase, evaluate.MSE:
 		kind = "pretrain_data.jsonl"
 	}
 	var out []string
@@ -118,6 +123,14 @@ func (e *Env) reranker() (rerankerv1connect.RerankerServiceClient, error) {
 		return nil, err
 	}
 	return rerankerv1connect.NewRerankerServiceClient(c.HTTP, c.URL, c.Options()...), nil
+}
+
+func (e *Env) compressor() (compressorv1connect.CompressorServiceClient, error) {
+	c, err := e.dial(e.CompressorAddr)
+	if err != nil {
+		return nil, err
+	}
+	return compressorv1connect.NewCompressorServiceClient(c.HTTP, c.URL, c.Options()...), nil
 }
 
 // evalMeter shows how far an evaluation is.

@@ -4,18 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"gopkg.in/yaml.v3"
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/trainplan"
@@ -29,7 +25,7 @@ type Train struct {
 	Stage  string `help:"stage1, stage1_2, stage2, stage2_pretrain_retrieval, stage2_reasoning, or all for the first three in a row." placeholder:"STAGE"`
 	Preset string `help:"Settings to begin with: qwen3, the recommended run." placeholder:"NAME"`
 	Name   string `help:"What to call the run; default: the folder of its result." placeholder:"NAME"`
-	DryRun bool   `help:"Check the settings, show what they become, and start nothing."`
+	DryRun bool   `help:"Check settings, model and data, show what the run needs, and start nothing."`
 	Detach bool   `help:"Do not follow the run."`
 
 	Params `embed:""`
@@ -161,138 +157,22 @@ func (t *Train) Run(ctx context.Context, e *Env) error {
 
 // request gathers the settings. Flags win over the environment, that over the file, that over the preset.
 func (t *Train) request(getenv func(string) string) (*trainerv1.StartRunRequest, error) {
-	req := &trainerv1.StartRunRequest{Stage: t.Stage, Preset: t.Preset, DisplayName: t.Name, ValidateOnly: t.DryRun}
 	var file []trainplan.Setting
 	if t.File != "" {
 		var err error
-		if file, err = readRun(t.File); err != nil {
+		if file, err = trainplan.ReadFile(t.File); err != nil {
 			return nil, err
 		}
 	}
-	var settings []trainplan.Setting
-	for _, s := range file {
-		switch into := map[string]*string{"stage": &req.Stage, "preset": &req.Preset, "name": &req.DisplayName}[s.Name]; {
-		case into == nil:
-			settings = append(settings, s)
-		case *into == "":
-			*into = s.Value
-		}
+	r, err := trainplan.Gather(trainplan.Request{Stage: t.Stage, Preset: t.Preset, Name: t.Name, Settings: t.settings()}, file, getenv)
+	if err != nil {
+		return nil, err
 	}
-	if req.Stage == "" {
-		return nil, clara.Errorf(clara.Invalid, "stage: give --stage, one of %s, or all", strings.Join(trainplan.Stages(), ", "))
-	}
-	settings = append(settings, environment(getenv, req.Stage)...)
-	settings = append(settings, t.settings()...)
-	has := func(name string) bool {
-		return slices.ContainsFunc(settings, func(s trainplan.Setting) bool { return underscored(s.Name) == name })
-	}
-	if !has("save_path") {
-		path := "checkpoints"
-		if req.Stage != trainplan.All {
-			path = filepath.Join(path, trainplan.FolderName(req.Stage))
-		}
-		settings = append(settings, trainplan.Setting{Name: "save_path", Value: path, Source: "default"})
-	}
-	for _, s := range settings {
-		s, err := located(s)
-		if err != nil {
-			return nil, err
-		}
+	req := &trainerv1.StartRunRequest{Stage: r.Stage, Preset: r.Preset, DisplayName: r.Name, ValidateOnly: t.DryRun}
+	for _, s := range r.Settings {
 		req.Settings = append(req.Settings, &trainerv1.Setting{Name: s.Name, Value: s.Value, Source: s.Source})
 	}
 	return req, nil
-}
-
-// environment is what the environment says; for all stages CHECKPOINT_ROOT itself is where their folders go.
-func environment(getenv func(string) string, stage string) []trainplan.Setting {
-	settings := trainplan.FromEnvironment(getenv, stage)
-	for i, s := range settings {
-		if stage == trainplan.All && s.Name == "save_path" && strings.HasSuffix(s.Source, "CHECKPOINT_ROOT") {
-			settings[i].Value = getenv("CHECKPOINT_ROOT")
-		}
-	}
-	return settings
-}
-
-func underscored(name string) string {
-	return strings.ReplaceAll(strings.TrimLeft(name, "-"), "-", "_")
-}
-
-// located makes paths whole: the trainer has a working folder of its own.
-func located(s trainplan.Setting) (trainplan.Setting, error) {
-	switch underscored(s.Name) {
-	case "pretrain", "model", "model_path":
-		s.Value = absolute(s.Value) // where there is no such file it is a hub id
-	case "pretrain_checkpoint", "eval_dataset", "save_path", "ckpt_path", "dataset", "data", "data_path":
-		parts := strings.Split(s.Value, ",")
-		for i, p := range parts {
-			if p = strings.TrimSpace(p); p == "" {
-				continue
-			}
-			abs, err := filepath.Abs(p)
-			if err != nil {
-				return s, clara.Errorf(clara.Invalid, "%s %s: %w", s.Name, p, err)
-			}
-			parts[i] = abs
-		}
-		s.Value = strings.Join(parts, ",")
-	}
-	return s, nil
-}
-
-// readRun reads a file of settings: a mapping of names to values; a list of values is joined by commas.
-func readRun(path string) ([]trainplan.Setting, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, clara.Errorf(clara.Invalid, "read run: %w", err)
-	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(raw, &doc); err != nil {
-		return nil, clara.Errorf(clara.Invalid, "%s: %w", path, err)
-	}
-	if len(doc.Content) == 0 {
-		return nil, nil
-	}
-	m := doc.Content[0]
-	if m.Kind != yaml.MappingNode {
-		return nil, clara.Errorf(clara.Invalid, "%s line %d: want name: value", path, m.Line)
-	}
-	var out []trainplan.Setting
-	var faults []error
-	seen := map[string]bool{}
-	for i := 0; i+1 < len(m.Content); i += 2 {
-		k, v := m.Content[i], m.Content[i+1]
-		s := trainplan.Setting{Name: underscored(k.Value), Source: fmt.Sprintf("%s line %d", filepath.Base(path), k.Line)}
-		if seen[s.Name] {
-			faults = append(faults, fmt.Errorf("%s: %s is there twice", s.Source, k.Value))
-		}
-		seen[s.Name] = true
-		switch v.Kind {
-		case yaml.ScalarNode:
-			s.Value = v.Value
-			if v.Tag == "!!null" {
-				s.Value = ""
-			}
-		case yaml.SequenceNode:
-			var parts []string
-			for _, x := range v.Content {
-				if x.Kind != yaml.ScalarNode {
-					faults = append(faults, fmt.Errorf("%s: %s holds more than a list of values", s.Source, k.Value))
-				}
-				parts = append(parts, x.Value)
-			}
-			s.Value = strings.Join(parts, ",")
-		default:
-			faults = append(faults, fmt.Errorf("%s: %s is no value", s.Source, k.Value))
-		}
-		if s.Value != "" {
-			out = append(out, s)
-		}
-	}
-	if len(faults) > 0 {
-		return nil, clara.Errorf(clara.Invalid, "%w", errors.Join(faults...))
-	}
-	return out, nil
 }
 
 func (e *Env) trainer() (trainerv1connect.TrainerServiceClient, error) {
@@ -342,10 +222,10 @@ func (e *Env) followRun(ctx context.Context, client trainerv1connect.TrainerServ
 	return clara.Errorf(clara.Internal, "%s failed: %s", name, run.GetError())
 }
 
-// showPlans prints what the settings became.
+// showPlans prints what a run needs and what the settings became.
 func showPlans(w io.Writer, run *trainerv1.Run) {
 	for _, s := range run.Stages {
-		fmt.Fprintf(w, "%s, %d ranks\n", s.Stage, run.WorldSize)
+		showSummary(w, s)
 		var b bytes.Buffer
 		if err := json.Indent(&b, []byte(s.Plan), "", "  "); err != nil {
 			b.WriteString(s.Plan)
@@ -363,17 +243,24 @@ func showSummary(w io.Writer, stage *trainerv1.Stage) {
 	n := s.Estimate
 	rows := [][2]string{
 		{"stage", stage.Stage}, {"model", fmt.Sprintf("%s (%s, %s parameters, %s trained)", s.Model, s.Family, count(s.Parameters), count(s.TrainedParameters))},
-		{"data", fmt.Sprintf("%d samples, %d documents", s.Samples, s.Documents)},
+		{"data", fmt.Sprintf("%d samples, %d distinct documents", s.Samples, s.Documents)},
 		{"steps", fmt.Sprintf("%d, from %d", s.Steps, s.FromStep)},
 		{"memory tokens", fmt.Sprint(s.MemoryTokens)},
 		{"device", fmt.Sprintf("%s, %s, %d ranks of %d threads", s.Device, s.Dtype, max(1, s.WorldSize), s.Threads)},
 		{"attention", s.Attention},
 	}
 	if s.SkippedSamples > 0 {
-		rows = append(rows, [2]string{"left out", fmt.Sprintf("%d samples whose answers are all cut away", s.SkippedSamples)})
+		rows = append(rows, [2]string{"left out", fmt.Sprintf("%d samples that there is nothing to learn from", s.SkippedSamples)})
+	}
+	if s.CutSamples > 0 {
+		rows = append(rows, [2]string{"cut", fmt.Sprintf("%d answers that do not fit max_len as a whole", s.CutSamples)})
 	}
 	if n != nil {
-		rows = append(rows, [2]string{"memory", "about " + trainplan.Bytes(n.Memory) + " a rank"}, [2]string{"work", fmt.Sprintf("%.3g FLOPs", n.Flops)})
+		memory := fmt.Sprintf("about %s a rank: base %s, adapters and optimizer %s, activations %s", trainplan.Bytes(n.Memory), trainplan.Bytes(n.MemoryBase), trainplan.Bytes(n.MemoryState), trainplan.Bytes(n.MemoryActivations))
+		if s.MemoryFree > 0 {
+			memory += "; free " + trainplan.Bytes(s.MemoryFree)
+		}
+		rows = append(rows, [2]string{"memory", memory}, [2]string{"work", fmt.Sprintf("%.3g FLOPs", n.Flops)})
 		if n.Seconds > 0 {
 			rows = append(rows, [2]string{"time", "about " + (time.Duration(n.Seconds) * time.Second).String()})
 		}

@@ -82,23 +82,6 @@ func TestTrainRequest(t *testing.T) {
 	assert.Equal(t, clara.Invalid, clara.KindOf(err))
 }
 
-func TestReadRunRefuses(t *testing.T) {
-	for _, c := range []struct{ name, text, says string }{
-		{"list", "- a\n", "line 1"},
-		{"twice", "seed: 1\nseed: 2\n", "twice"},
-		{"mapping", "a: {b: c}\n", "no value"},
-		{"broken", "a: [\n", "run.yaml"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "run.yaml")
-			require.NoError(t, os.WriteFile(path, []byte(c.text), 0o644))
-			_, err := readRun(path)
-			assert.Equal(t, clara.Invalid, clara.KindOf(err))
-			assert.ErrorContains(t, err, c.says)
-		})
-	}
-}
-
 func TestPlot(t *testing.T) {
 	p := Plot{Title: "Loss <of> runs", X: "step", Smooth: 0.5, Series: []Series{
 		{Label: "a & b", X: []float64{1, 2, 3, 4}, Y: []float64{4, 2, 1, 0.5}}, {Label: "one point", X: []float64{2}, Y: []float64{3}},

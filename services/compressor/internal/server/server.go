@@ -63,9 +63,9 @@ func (s *Server) compress(ctx context.Context, lease models.Lease, r *compressor
 	}
 	first := true
 	for _, part := range parts(ids, lease.Options().QueueTokens/4) {
-		encoded, err := lease.Encode(ctx, infer.Texts{Role: role, IDs: part, Urgent: true})
+		encoded, err := lease.Encode(ctx, infer.Texts{Role: role, IDs: part, Urgent: true, MSE: r.Distance})
 		for !first && models.Wait(ctx, err) { // a call that was begun is ended, and waits its turn
-			encoded, err = lease.Encode(ctx, infer.Texts{Role: role, IDs: part, Urgent: true})
+			encoded, err = lease.Encode(ctx, infer.Texts{Role: role, IDs: part, Urgent: true, MSE: r.Distance})
 		}
 		if err != nil {
 			return nil, err
@@ -74,6 +74,7 @@ func (s *Server) compress(ctx context.Context, lease models.Lease, r *compressor
 		for _, memory := range encoded.Memories {
 			out.Memories = append(out.Memories, models.ToProto(memory))
 		}
+		out.Distances = append(out.Distances, encoded.MSE...)
 	}
 	out.Seconds = time.Since(begin).Seconds()
 	return out, nil

@@ -36,12 +36,13 @@ type Roots interface {
 
 // Options is what a Manager works with. All are required.
 type Options struct {
-	Log       *slog.Logger
-	Jobs      *job.Jobs
-	Generator evaluate.Generator
-	Reranker  evaluate.Reranker
-	Models    evaluate.Models
-	Roots     Roots
+	Log        *slog.Logger
+	Jobs       *job.Jobs
+	Generator  evaluate.Generator
+	Reranker   evaluate.Reranker
+	Compressor evaluate.Compressor
+	Models     evaluate.Models
+	Roots      Roots
 }
 
 // Manager starts evaluations and does those whose jobs it holds.
@@ -78,6 +79,7 @@ func config(r *trainerv1.EvaluateRequest) (evaluate.Config, error) {
 	modes := map[trainerv1.EvaluateRequest_Mode]string{
 		trainerv1.EvaluateRequest_MODE_UNSPECIFIED: evaluate.EndToEnd, trainerv1.EvaluateRequest_MODE_END_TO_END: evaluate.EndToEnd,
 		trainerv1.EvaluateRequest_MODE_INSTRUCTION: evaluate.Instruction, trainerv1.EvaluateRequest_MODE_PARAPHRASE: evaluate.Paraphrase,
+		trainerv1.EvaluateRequest_MODE_MSE: evaluate.MSE,
 	}
 	settings := map[trainerv1.EvaluateRequest_Setting]string{
 		trainerv1.EvaluateRequest_SETTING_UNSPECIFIED: evaluate.Normal, trainerv1.EvaluateRequest_SETTING_NORMAL: evaluate.Normal,
@@ -169,7 +171,7 @@ func (m *Manager) run(run *job.Run) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	e := evaluate.Runner{Generator: m.o.Generator, Reranker: m.o.Reranker, Models: m.o.Models, Progress: func(done, total int, what string) {
+	e := evaluate.Runner{Generator: m.o.Generator, Reranker: m.o.Reranker, Compressor: m.o.Compressor, Models: m.o.Models, Progress: func(done, total int, what string) {
 		run.Progress(int64(done), int64(total), "answers", what)
 	}}
 	if _, err := e.Run(ctx, c, r.Output); err != nil {

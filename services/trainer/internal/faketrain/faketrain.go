@@ -25,11 +25,13 @@ const (
 	Trains     = "trains"
 	Waits      = "waits"        // for SIGTERM, after its second step; then saves and leaves
 	Hangs      = "hangs"        // the same, but SIGTERM does nothing
-	Refuses    = "refuses"      // the data
+	Refuses    = "refuses"      // the data, once the run has begun
 	CrashOnce  = "crash once"   // after a checkpoint, the first time
 	CrashEver  = "crash always" // before any checkpoint
 	LostRank   = "lost rank"    // rank 1 is killed, the others wait for it
 	NoProtocol = "no protocol"  // writes no event and fails
+	// RefusesFirst refuses the data when it is asked to check it.
+	RefusesFirst = "refuses first"
 )
 
 // Use makes the test's program a clara-train of that behaviour and returns its path. TestMain must call Main first.
@@ -52,12 +54,29 @@ func Main() {
 	switch os.Args[1] {
 	case "info":
 		fmt.Println(`{"libtorch":"fake","threads":2,"cuda_devices":0,"free_memory":1000}`)
+	case "check":
+		os.Exit(check(behaviour))
 	case "run":
 		os.Exit(train(behaviour, os.Args[2]))
 	default:
 		return // the tests themselves
 	}
 	os.Exit(0)
+}
+
+// check finds that every plan can work, or that the data can't be used.
+func check(behaviour string) int {
+	var plans []trainplan.Plan
+	if err := json.NewDecoder(os.Stdin).Decode(&plans); err != nil {
+		return fail(0, err.Error(), "internal")
+	}
+	for _, p := range plans {
+		emit(trainplan.Event{Kind: trainplan.Planned, Summary: &trainplan.Summary{Stage: p.Stage, Model: p.Model, Samples: 8, Steps: steps, Estimate: trainplan.Estimate{Memory: 1 << 30, Seconds: 12}}})
+	}
+	if behaviour == RefusesFirst {
+		return fail(0, "data.jsonl line 3: no question", "invalid")
+	}
+	return 0
 }
 
 const steps = 4

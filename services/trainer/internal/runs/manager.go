@@ -76,8 +76,8 @@ type Options struct {
 
 // gauges are the figures of the runs for telemetry.
 type gauges struct {
-	loss, tokens, left metric.Float64Gauge
-	step, memory       metric.Int64Gauge
+	loss, tokens, left, seconds metric.Float64Gauge
+	step, memory                metric.Int64Gauge
 }
 
 // New opens the records.
@@ -97,12 +97,13 @@ func New(ctx context.Context, o Options) (*Manager, error) {
 }
 
 func newGauges(m metric.Meter) (g gauges, err error) {
-	var errs [5]error
+	var errs [6]error
 	g.loss, errs[0] = m.Float64Gauge("clara_trainer_loss", metric.WithDescription("Loss of the last step."))
 	g.tokens, errs[1] = m.Float64Gauge("clara_trainer_tokens_per_second", metric.WithDescription("Tokens through the model a second, in the last step."))
 	g.left, errs[2] = m.Float64Gauge("clara_trainer_left_seconds", metric.WithDescription("Time left at the present speed."))
 	g.step, errs[3] = m.Int64Gauge("clara_trainer_step_count", metric.WithDescription("Steps made."))
 	g.memory, errs[4] = m.Int64Gauge("clara_trainer_memory_bytes", metric.WithDescription("Memory in use by the worker of rank 0."))
+	g.seconds, errs[5] = m.Float64Gauge("clara_trainer_step_seconds", metric.WithDescription("Time of the last step."))
 	return g, errors.Join(errs[:]...)
 }
 
@@ -115,6 +116,7 @@ func (g gauges) record(ctx context.Context, run string, s *trainerv1.Stage) {
 	g.loss.Record(ctx, m.Loss, of)
 	g.tokens.Record(ctx, m.TokensPerSecond, of)
 	g.left.Record(ctx, m.SecondsLeft, of)
+	g.seconds.Record(ctx, m.Seconds, of)
 	g.step.Record(ctx, m.Step, of)
 	g.memory.Record(ctx, m.Memory, of)
 }
@@ -150,11 +152,42 @@ func (m *Manager) Start(ctx context.Context, req *trainerv1.StartRunRequest) (*t
 		return nil, err
 	}
 	run, err := NewRun(req.DisplayName, plans, notes)
-	if err != nil || req.ValidateOnly {
+	if err != nil {
+		return nil, err
+	}
+	if !req.ValidateOnly {
+		if err := m.free(ctx, run); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.check(ctx, program, plans, run); err != nil || req.ValidateOnly {
 		return run, err
 	}
 	run.RequestId = req.RequestId
 	return m.create(ctx, run)
+}
+
+// checkLimit is how long a run's data may take to be checked before the run exists. What is larger is checked as it begins.
+const checkLimit = 3 * time.Minute
+
+// check has the worker find out whether all stages can work, before any of them begins, and fills in their summaries.
+func (m *Manager) check(ctx context.Context, program string, plans []trainplan.Plan, run *trainerv1.Run) error {
+	limited, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	found, err := worker.Check(limited, program, plans)
+	if limited.Err() != nil && ctx.Err() == nil {
+		run.Notes = append(run.Notes, fmt.Sprintf("the data took longer than %s to check; each stage checks its own before its first step", checkLimit))
+		return nil
+	}
+	for i := range found {
+		for _, s := range run.Stages {
+			if s.Stage == found[i].Stage && s.Summary == nil {
+				s.Summary = &trainerv1.Summary{}
+				convert(&found[i], s.Summary)
+			}
+		}
+	}
+	return err
 }
 
 // checkPaths refuses what lies outside of the roots or is not there. What a stage writes, the next may read.

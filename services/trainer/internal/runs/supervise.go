@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/trainplan"
 	trainerv1 "github.com/clara-suite/clara/proto/gen/clara/trainer/v1"
 	"github.com/clara-suite/clara/services/trainer/internal/worker"
@@ -91,68 +90,28 @@ func (s Supervisor) stages(ctx context.Context, run *trainerv1.Run, resume bool,
 
 // stage trains one stage, starting its workers again where that may help.
 func (s Supervisor) stage(ctx context.Context, run *trainerv1.Run, stage *trainerv1.Stage, plan trainplan.Plan, tell func(event, message, path string)) error {
-	tries, backoff := s.Tries, s.Backoff
-	if tries == 0 {
-		tries = 3
-	}
-	if backoff == 0 {
-		backoff = 2 * time.Second
-	}
-	run.Restarts = 0
-	for {
-		saved := false
-		stage.Summary, stage.Phase = nil, "starting the workers"
-		err := worker.Run(ctx, worker.Options{
-			Program: s.Program, Plan: plan, Grace: s.Grace,
-			Event: func(e trainplan.Event) {
-				saved = saved || e.Kind == trainplan.Saved
-				apply(stage, e)
-				if e.Kind != trainplan.Failed { // the end of the group says which failure counts
-					tell(e.Kind, e.Message, e.Path)
-				}
-			},
-			Log: func(rank int, line string) {
-				if len(run.Log) >= logLines {
-					run.Log = slices.Delete(run.Log, 0, len(run.Log)-logLines+1)
-				}
-				run.Log = append(run.Log, fmt.Sprintf("rank %d: %.500s", rank, line))
-			},
-		})
-		if err == nil || !again(err) {
-			return err
-		}
-		if saved {
-			run.Restarts = 0
-		}
-		if int(run.Restarts) >= tries {
-			if tries > 0 {
-				return fmt.Errorf("%w (given up after %d starts without a new checkpoint)", err, run.Restarts+1)
+	o := worker.Options{
+		Program: s.Program, Plan: plan, Grace: s.Grace,
+		Event: func(e trainplan.Event) {
+			apply(stage, e)
+			if e.Kind != trainplan.Failed { // the end of the group says which failure counts
+				tell(e.Kind, e.Message, e.Path)
 			}
-			return err
+		},
+		Log: func(rank int, line string) {
+			if len(run.Log) >= logLines {
+				run.Log = slices.Delete(run.Log, 0, len(run.Log)-logLines+1)
+			}
+			run.Log = append(run.Log, fmt.Sprintf("rank %d: %.500s", rank, line))
+		},
+	}
+	return worker.Supervise(ctx, o, worker.Retry{Tries: s.Tries, Backoff: s.Backoff, Start: func(restarts int, why error, wait time.Duration) {
+		run.Restarts = int32(restarts)
+		if why != nil {
+			tell(Restarted, fmt.Sprintf("%v; starting again in %s, from the newest checkpoint", why, wait), "")
 		}
-		run.Restarts++
-		wait := backoff << (run.Restarts - 1)
-		tell(Restarted, fmt.Sprintf("%v; starting again in %s, from the newest checkpoint", err, wait), "")
-		select {
-		case <-ctx.Done():
-			return worker.ErrStopped
-		case <-time.After(wait):
-		}
-		plan.Resume = true
-	}
-}
-
-// again reports whether starting the workers once more may help: they were lost, or something they need was away.
-func again(err error) bool {
-	if errors.Is(err, worker.ErrStopped) {
-		return false
-	}
-	switch clara.KindOf(err) {
-	case clara.Unavailable, clara.Conflict, clara.Busy:
-		// Conflict: a worker of an earlier life of this service is still saving.
-		return true
-	}
-	return false
+		stage.Summary, stage.Phase = nil, "starting the workers"
+	}})
 }
 
 // apply brings what a worker said into the record.

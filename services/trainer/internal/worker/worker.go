@@ -35,10 +35,40 @@ type Options struct {
 	Grace time.Duration
 	// Lost is Grace for the ranks that are left when one is lost: they can no longer save. 0: 20 s.
 	Lost time.Duration
+	// Place says which ranks of the run are started here; by default all of the plan.
+	Place Place
 	// Event is told what happens, one call at a time.
 	Event func(trainplan.Event)
 	// Log is told each line of a rank's log, one call at a time.
 	Log func(rank int, line string)
+}
+
+// Place is one machine's part in a run over several, by the names of torchrun. Each machine starts its own ranks; they meet at
+// the master, which is a machine with rank 0.
+type Place struct {
+	Nodes, Node int    // how many machines, and which one this is, from 0; 0 machines: this one alone
+	Ranks       int    // on each of them
+	Master      string // host name or address of machine 0
+	Port        int    // where rank 0 listens, on all machines the same
+}
+
+// Validate returns all faults, as one Invalid error.
+func (p Place) Validate() error {
+	var faults []error
+	bad := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if p.Nodes < 1 || p.Ranks < 1 {
+		bad("nnodes is %d and nproc_per_node %d, at least 1", p.Nodes, p.Ranks)
+	}
+	if p.Node < 0 || p.Node >= p.Nodes {
+		bad("node_rank is %d of nnodes %d: count from 0", p.Node, p.Nodes)
+	}
+	if p.Nodes > 1 && (p.Master == "" || p.Port < 1 || p.Port > 65535) {
+		bad("master_addr and master_port must say where the %d machines meet: an address of machine 0, and a free port there", p.Nodes)
+	}
+	if len(faults) > 0 {
+		return clara.Errorf(clara.Invalid, "%w", errors.Join(faults...))
+	}
+	return nil
 }
 
 // ErrStopped says that the workers saved and left because the context ended.
@@ -128,15 +158,13 @@ func Run(ctx context.Context, o Options) error {
 	if err := g.writePlan(); err != nil {
 		return err
 	}
-	port, err := freePort()
-	if err != nil {
+	if err := g.meet(); err != nil {
 		return err
 	}
-	world := max(1, o.Plan.World)
-	ends := make(chan ended, world)
+	ends := make(chan ended, g.Place.Ranks)
 	var processes []*os.Process
-	for rank := range world {
-		p, err := g.start(rank, world, port, ends)
+	for local := range g.Place.Ranks {
+		p, err := g.start(local, ends)
 		if err != nil {
 			for _, p := range processes {
 				kill(p, syscall.SIGKILL)
@@ -149,6 +177,31 @@ func Run(ctx context.Context, o Options) error {
 		processes = append(processes, p)
 	}
 	return g.wait(ctx, processes, ends)
+}
+
+// meet settles where the ranks meet.
+func (g *group) meet() error {
+	at := &g.Place
+	if at.Nodes == 0 {
+		*at = Place{Nodes: 1, Ranks: max(1, g.Plan.World)}
+	}
+	if err := at.Validate(); err != nil {
+		return err
+	}
+	if at.Nodes > 1 {
+		// A name that nobody knows is told at once; an address that does not answer yet may be a machine that is still starting.
+		if _, err := net.LookupHost(at.Master); err != nil {
+			return clara.Errorf(clara.Invalid, "master_addr %s: %w", at.Master, err)
+		}
+		return nil
+	}
+	at.Master = "127.0.0.1"
+	if at.Port == 0 {
+		var err error
+		at.Port, err = freePort()
+		return err
+	}
+	return nil
 }
 
 // wait collects the ends of all processes and says what became of the group.
@@ -237,7 +290,7 @@ func (g *group) fault(e ended) error {
 	// A rank that was killed says nothing; one that failed says why.
 	if f, ok := g.failed[e.rank]; ok && f.Message != "" {
 		kind := kindOf(f.Fault)
-		if g.Plan.World > 1 {
+		if g.Place.Nodes*g.Place.Ranks > 1 {
 			return clara.Errorf(kind, "rank %d: %s", e.rank, f.Message)
 		}
 		return clara.Errorf(kind, "%s", f.Message)
@@ -305,7 +358,9 @@ func freePort() (int, error) {
 func kill(p *os.Process, s syscall.Signal) { _ = syscall.Kill(-p.Pid, s) }
 
 // start starts the process of a rank, which tells ends when it is over and all that it wrote was read.
-func (g *group) start(rank, world, port int, ends chan<- ended) (*os.Process, error) {
+func (g *group) start(local int, ends chan<- ended) (*os.Process, error) {
+	at := g.Place
+	rank, world := at.Node*at.Ranks+local, at.Nodes*at.Ranks
 	log, err := os.OpenFile(filepath.Join(g.Plan.RunDir, fmt.Sprintf("rank-%d.log", rank)), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, clara.Errorf(clara.Unavailable, "open the log of rank %d: %w", rank, err)
@@ -313,8 +368,8 @@ func (g *group) start(rank, world, port int, ends chan<- ended) (*os.Process, er
 	cmd := exec.Command(g.Program, "run", filepath.Join(g.Plan.RunDir, PlanFile))
 	cmd.SysProcAttr = attributes()
 	cmd.Env = append(os.Environ(),
-		"RANK="+strconv.Itoa(rank), "LOCAL_RANK="+strconv.Itoa(rank), "WORLD_SIZE="+strconv.Itoa(world), "LOCAL_WORLD_SIZE="+strconv.Itoa(world),
-		"MASTER_ADDR=127.0.0.1", "MASTER_PORT="+strconv.Itoa(port))
+		"RANK="+strconv.Itoa(rank), "LOCAL_RANK="+strconv.Itoa(local), "WORLD_SIZE="+strconv.Itoa(world), "LOCAL_WORLD_SIZE="+strconv.Itoa(at.Ranks),
+		"MASTER_ADDR="+at.Master, "MASTER_PORT="+strconv.Itoa(at.Port))
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		log.Close()

@@ -99,3 +99,24 @@ func TestFind(t *testing.T) {
 	_, err = worker.Find("")
 	assert.ErrorContains(t, err, "make train-build")
 }
+
+func TestPlace(t *testing.T) {
+	good := worker.Place{Nodes: 2, Node: 1, Ranks: 4, Master: "10.0.0.1", Port: 29500}
+	require.NoError(t, good.Validate())
+	for _, c := range []struct {
+		name string
+		set  func(p *worker.Place)
+		says string
+	}{
+		{"no ranks", func(p *worker.Place) { p.Ranks = 0 }, "nproc_per_node"},
+		{"counted from one", func(p *worker.Place) { p.Node = 2 }, "node_rank is 2 of nnodes 2"},
+		{"no master", func(p *worker.Place) { p.Master = "" }, "master_addr"},
+		{"no port", func(p *worker.Place) { p.Port = 0 }, "master_port"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := good
+			c.set(&p)
+			assert.ErrorContains(t, p.Validate(), c.says)
+		})
+	}
+}

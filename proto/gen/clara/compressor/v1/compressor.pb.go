@@ -91,7 +91,9 @@ type CompressRequest struct {
 	Model string   `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	Texts []string `protobuf:"bytes,2,rep,name=texts,proto3" json:"texts,omitempty"`
 	// True: compress as questions (query reasoner) rather than as documents (encoder).
-	Query         bool `protobuf:"varint,3,opt,name=query,proto3" json:"query,omitempty"`
+	Query bool `protobuf:"varint,3,opt,name=query,proto3" json:"query,omitempty"`
+	// True: say how far each memory lies from its text as well, which costs somewhat more.
+	Distance      bool `protobuf:"varint,4,opt,name=distance,proto3" json:"distance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +149,13 @@ func (x *CompressRequest) GetQuery() bool {
 	return false
 }
 
+func (x *CompressRequest) GetDistance() bool {
+	if x != nil {
+		return x.Distance
+	}
+	return false
+}
+
 type CompressResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Model    string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
@@ -155,7 +164,9 @@ type CompressResponse struct {
 	Tokens  int64   `protobuf:"varint,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	Seconds float64 `protobuf:"fixed64,4,opt,name=seconds,proto3" json:"seconds,omitempty"`
 	// How many texts were longer than the model takes and were cut, as the model's definition says.
-	Truncated     int32 `protobuf:"varint,5,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Truncated int32 `protobuf:"varint,5,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// One a text where asked for: the mean squared difference between the mean state of its memory and that of its other positions.
+	Distances     []float64 `protobuf:"fixed64,6,rep,packed,name=distances,proto3" json:"distances,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +234,13 @@ func (x *CompressResponse) GetTruncated() int32 {
 		return x.Truncated
 	}
 	return 0
+}
+
+func (x *CompressResponse) GetDistances() []float64 {
+	if x != nil {
+		return x.Distances
+	}
+	return nil
 }
 
 type DeletePointsRequest struct {
@@ -611,17 +629,19 @@ const file_clara_compressor_v1_compressor_proto_rawDesc = "" +
 	"\x06Memory\x12\x16\n" +
 	"\x06tokens\x18\x01 \x01(\x05R\x06tokens\x12\x16\n" +
 	"\x06hidden\x18\x02 \x01(\x05R\x06hidden\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\"S\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"o\n" +
 	"\x0fCompressRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
 	"\x05texts\x18\x02 \x03(\tR\x05texts\x12\x14\n" +
-	"\x05query\x18\x03 \x01(\bR\x05query\"\xb1\x01\n" +
+	"\x05query\x18\x03 \x01(\bR\x05query\x12\x1a\n" +
+	"\bdistance\x18\x04 \x01(\bR\bdistance\"\xcf\x01\n" +
 	"\x10CompressResponse\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x127\n" +
 	"\bmemories\x18\x02 \x03(\v2\x1b.clara.compressor.v1.MemoryR\bmemories\x12\x16\n" +
 	"\x06tokens\x18\x03 \x01(\x03R\x06tokens\x12\x18\n" +
 	"\aseconds\x18\x04 \x01(\x01R\aseconds\x12\x1c\n" +
-	"\ttruncated\x18\x05 \x01(\x05R\ttruncated\"\x94\x01\n" +
+	"\ttruncated\x18\x05 \x01(\x05R\ttruncated\x12\x1c\n" +
+	"\tdistances\x18\x06 \x03(\x01R\tdistances\"\x94\x01\n" +
 	"\x13DeletePointsRequest\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +

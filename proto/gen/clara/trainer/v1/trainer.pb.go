@@ -94,6 +94,8 @@ const (
 	EvaluateRequest_MODE_INSTRUCTION EvaluateRequest_Mode = 2
 	// The model says each document again from its memory.
 	EvaluateRequest_MODE_PARAPHRASE EvaluateRequest_Mode = 3
+	// How far the memory of each document lies from the states of its text.
+	EvaluateRequest_MODE_MSE EvaluateRequest_Mode = 4
 )
 
 // Enum value maps for EvaluateRequest_Mode.
@@ -103,12 +105,14 @@ var (
 		1: "MODE_END_TO_END",
 		2: "MODE_INSTRUCTION",
 		3: "MODE_PARAPHRASE",
+		4: "MODE_MSE",
 	}
 	EvaluateRequest_Mode_value = map[string]int32{
 		"MODE_UNSPECIFIED": 0,
 		"MODE_END_TO_END":  1,
 		"MODE_INSTRUCTION": 2,
 		"MODE_PARAPHRASE":  3,
+		"MODE_MSE":         4,
 	}
 )
 
@@ -553,8 +557,12 @@ type Summary struct {
 	WorldSize         int32                  `protobuf:"varint,15,opt,name=world_size,json=worldSize,proto3" json:"world_size,omitempty"`
 	Estimate          *Estimate              `protobuf:"bytes,16,opt,name=estimate,proto3" json:"estimate,omitempty"`
 	Warnings          []string               `protobuf:"bytes,17,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Samples whose answer does not fit max_len as a whole.
+	CutSamples int64 `protobuf:"varint,18,opt,name=cut_samples,json=cutSamples,proto3" json:"cut_samples,omitempty"`
+	// Bytes that a rank may use; 0: not known.
+	MemoryFree    int64 `protobuf:"varint,19,opt,name=memory_free,json=memoryFree,proto3" json:"memory_free,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Summary) Reset() {
@@ -704,6 +712,20 @@ func (x *Summary) GetWarnings() []string {
 		return x.Warnings
 	}
 	return nil
+}
+
+func (x *Summary) GetCutSamples() int64 {
+	if x != nil {
+		return x.CutSamples
+	}
+	return 0
+}
+
+func (x *Summary) GetMemoryFree() int64 {
+	if x != nil {
+		return x.MemoryFree
+	}
+	return 0
 }
 
 // Estimate is what a run is going to need.
@@ -1110,7 +1132,7 @@ type StartRunRequest struct {
 	Preset      string `protobuf:"bytes,3,opt,name=preset,proto3" json:"preset,omitempty"`
 	DisplayName string `protobuf:"bytes,4,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	RequestId   string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Only check: the run is returned, not started.
+	// Only check: the run is returned, with a summary of each stage, and not started.
 	ValidateOnly  bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2080,7 +2102,7 @@ const file_clara_trainer_v1_trainer_proto_rawDesc = "" +
 	"\n" +
 	"evaluation\x18\b \x01(\v2\x1c.clara.trainer.v1.EvaluationR\n" +
 	"evaluation\x12\x14\n" +
-	"\x05phase\x18\t \x01(\tR\x05phase\"\x98\x04\n" +
+	"\x05phase\x18\t \x01(\tR\x05phase\"\xda\x04\n" +
 	"\aSummary\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
 	"\x06family\x18\x02 \x01(\tR\x06family\x12\x1e\n" +
@@ -2102,7 +2124,11 @@ const file_clara_trainer_v1_trainer_proto_rawDesc = "" +
 	"\n" +
 	"world_size\x18\x0f \x01(\x05R\tworldSize\x126\n" +
 	"\bestimate\x18\x10 \x01(\v2\x1a.clara.trainer.v1.EstimateR\bestimate\x12\x1a\n" +
-	"\bwarnings\x18\x11 \x03(\tR\bwarnings\"\x8a\x02\n" +
+	"\bwarnings\x18\x11 \x03(\tR\bwarnings\x12\x1f\n" +
+	"\vcut_samples\x18\x12 \x01(\x03R\n" +
+	"cutSamples\x12\x1f\n" +
+	"\vmemory_free\x18\x13 \x01(\x03R\n" +
+	"memoryFree\"\x8a\x02\n" +
 	"\bEstimate\x12-\n" +
 	"\x12trained_parameters\x18\x01 \x01(\x03R\x11trainedParameters\x12\x14\n" +
 	"\x05steps\x18\x02 \x01(\x03R\x05steps\x12\x16\n" +
@@ -2206,7 +2232,7 @@ const file_clara_trainer_v1_trainer_proto_rawDesc = "" +
 	"\x04base\x18\x04 \x01(\tR\x04base\x12\x1a\n" +
 	"\bactivate\x18\x05 \x01(\bR\bactivate\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\tR\trequestId\"\xab\x04\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\"\xb9\x04\n" +
 	"\x0fEvaluateRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
 	"\x04data\x18\x02 \x03(\tR\x04data\x12:\n" +
@@ -2221,12 +2247,13 @@ const file_clara_trainer_v1_trainer_proto_rawDesc = "" +
 	"\x06output\x18\t \x01(\tR\x06output\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\n" +
-	" \x01(\tR\trequestId\"\\\n" +
+	" \x01(\tR\trequestId\"j\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fMODE_END_TO_END\x10\x01\x12\x14\n" +
 	"\x10MODE_INSTRUCTION\x10\x02\x12\x13\n" +
-	"\x0fMODE_PARAPHRASE\x10\x03\"J\n" +
+	"\x0fMODE_PARAPHRASE\x10\x03\x12\f\n" +
+	"\bMODE_MSE\x10\x04\"J\n" +
 	"\aSetting\x12\x17\n" +
 	"\x13SETTING_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSETTING_NORMAL\x10\x01\x12\x12\n" +
