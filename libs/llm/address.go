@@ -29,8 +29,9 @@ func (e Endpoint) checkAddress(ip netip.Addr) error {
 		}
 	case ip.IsGlobalUnicast():
 		return nil
+	default: // link-local (cloud metadata), multicast, unspecified
+		return clara.Errorf(clara.State, "endpoint %s: %s is never an endpoint's address: check %s", e.Name, ip, e.Settings.URL)
 	}
-	// Link-local (cloud metadata), multicast and unspecified addresses are never an endpoint.
 	return clara.Errorf(clara.State, "endpoint %s: %s is not a public address: %s would allow it", e.Name, ip, e.Settings.Private)
 }
 

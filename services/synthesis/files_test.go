@@ -281,6 +281,75 @@ func TestBudgetEndsABuildThatCanGoOn(t *testing.T) {
 	assert.Less(t, asked, card.Chunks.Total)
 }
 
+// An answer whose pairs are all refused is an answer: it is counted, and not asked for again in each build.
+func TestRefusedAnswersAreNotAskedForAgain(t *testing.T) {
+	t.Parallel()
+	s := llmtest.Start(t)
+	s.Faults = llmtest.Every(llmtest.Hopeless)
+	work, recipe := t.TempDir(), synthesis.Recipe{MultiHop: 100, Unanswerable: 100}
+	dir, card, err := build(t, t.Context(), models(t, settings(s)), work, handbook(3), recipe, nil)
+	require.NoError(t, err)
+	assert.True(t, card.Complete, "%v", card.Failures)
+	assert.Equal(t, card.Chunks.Total, card.Chunks.WithoutPairs)
+	assert.Equal(t, card.Chunks.Total, card.Summaries)
+	assert.Positive(t, card.Refused["leak"])
+	assert.Positive(t, card.Refused["not_self_contained"])
+	samples, err := dataset.ReadFiles(dataset.Pretrain, filepath.Join(dir, synthesis.PretrainFile))
+	require.NoError(t, err)
+	assert.Len(t, samples, card.Summaries)
+	asked := len(s.Calls())
+	_, _, err = build(t, t.Context(), models(t, settings(s)), work, handbook(3), recipe, nil)
+	require.NoError(t, err)
+	assert.Len(t, s.Calls(), asked)
+}
+
+// Each task can have a model of its own, at an endpoint of its own.
+func TestTasksHaveTheirOwnModels(t *testing.T) {
+	t.Parallel()
+	s, other := llmtest.Start(t), llmtest.Start(t)
+	file := filepath.Join(t.TempDir(), "endpoints.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("endpoints: [{name: other, base_url: '"+other.URL+"', model: any, vision_model: eagle, judge_model: judge, embedding_model: space}]"), 0o600))
+	c := settings(s)
+	c.File, c.VisionEndpoint, c.JudgeEndpoint, c.EmbeddingEndpoint = file, "other", "other", "other"
+	m := models(t, c)
+	store := results(t, t.TempDir())
+	defer store.Close()
+	pictures := []synthesis.Picture{picture(t, "a.png", 40, 30, 1)}
+	described, err := m.Describe(t.Context(), synthesis.Use{}, store, pictures, nil)
+	require.NoError(t, err)
+	card, err := m.Build(t.Context(), synthesis.Build{Documents: handbook(2), Described: described, Store: store, Dir: t.TempDir(), Recipe: synthesis.Recipe{Judge: true, Negatives: synthesis.Embedding}})
+	require.NoError(t, err)
+	assert.Equal(t, "judge", card.JudgeModel)
+	assert.Equal(t, "eagle", card.Pictures.Model)
+	assert.Equal(t, "space", card.EmbeddingModel)
+	seen := map[string]bool{}
+	for _, call := range other.Calls() {
+		seen[fmt.Sprint(call.Body["model"])] = true
+	}
+	assert.Equal(t, map[string]bool{"eagle": true, "judge": true, "space": true}, seen)
+	for _, call := range s.Calls() {
+		require.Equal(t, "writer", call.Body["model"])
+	}
+}
+
+// Steps that run apart share results: making samples does not forget what pictures show.
+func TestSynthesisKeepsPictures(t *testing.T) {
+	t.Parallel()
+	s := llmtest.Start(t)
+	m := models(t, settings(s))
+	store := results(t, t.TempDir())
+	defer store.Close()
+	pictures := []synthesis.Picture{picture(t, "a.png", 40, 30, 1)}
+	_, err := m.Describe(t.Context(), synthesis.Use{}, store, pictures, nil)
+	require.NoError(t, err)
+	_, err = m.Build(t.Context(), synthesis.Build{Documents: handbook(1), Store: store, Dir: t.TempDir()})
+	require.NoError(t, err)
+	asked := len(s.Calls())
+	_, err = m.Describe(t.Context(), synthesis.Use{}, store, pictures, nil)
+	require.NoError(t, err)
+	assert.Len(t, s.Calls(), asked)
+}
+
 func TestFaultsThatEndABuild(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -375,6 +444,20 @@ func TestDescribeReadsTextWithoutAModel(t *testing.T) {
 	got, err = m.Describe(t.Context(), synthesis.Use{}, store, []synthesis.Picture{picture(t, "b.png", 40, 30, 2)}, nil)
 	require.NoError(t, err)
 	assert.Contains(t, got[0].Skipped, "VISION_MODEL")
+	// No text is a result, too; no reader is none.
+	reads := 0
+	read = func(context.Context, image.Image) (string, error) {
+		if reads++; reads == 1 {
+			return "", clara.Errorf(clara.Unsupported, "text recognition is not installed")
+		}
+		return "", nil
+	}
+	for _, says := range []string{"not installed", "no text in it", "no text in it"} {
+		got, err = m.Describe(t.Context(), synthesis.Use{Read: read}, store, []synthesis.Picture{picture(t, "c.png", 40, 30, 3)}, nil)
+		require.NoError(t, err)
+		assert.Contains(t, got[0].Skipped, says)
+	}
+	assert.Equal(t, 2, reads)
 }
 
 func TestCandidatesOfAnOldFile(t *testing.T) {

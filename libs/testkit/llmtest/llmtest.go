@@ -36,6 +36,7 @@ const (
 	WrongSchema  Fault = "schema"     // other keys
 	Chatty       Fault = "chatty"     // JSON in a fence, with words around it and trailing commas
 	BadPairs     Fault = "bad_pairs"  // leaks, "the passage", answers from elsewhere, repetitions
+	Hopeless     Fault = "hopeless"   // pairs that are all to be refused
 	HTML         Fault = "html"       // a page where JSON belongs
 	Redirect     Fault = "redirect"   // to another host
 	NoChoices    Fault = "no_choices" // JSON that is no answer
@@ -326,6 +327,9 @@ func answer(call Call) (text, finish string) {
 		out["qa_pairs"] = pairs
 	default:
 		return "Hello.", "stop"
+	}
+	if _, ok := out["qa_pairs"]; ok && call.Fault == Hopeless {
+		out["qa_pairs"] = []pair{{"fact", "What is in handbook_v2.pdf?", "Things."}, {"fact", "What does the passage say?", "What it says."}}
 	}
 	data, err := json.Marshal(out)
 	if err != nil {
