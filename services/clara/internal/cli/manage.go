@@ -18,10 +18,12 @@ import (
 
 // Collections lists and manages collections.
 type Collections struct {
-	List   CollectionsList   `cmd:"" default:"1" help:"List collections."`
-	Show   CollectionsShow   `cmd:"" help:"Show a collection."`
-	Create CollectionsCreate `cmd:"" help:"Create a collection."`
-	Delete CollectionsDelete `cmd:"" help:"Delete a collection with everything in it."`
+	List    CollectionsList    `cmd:"" default:"1" help:"List collections."`
+	Show    CollectionsShow    `cmd:"" help:"Show a collection."`
+	Create  CollectionsCreate  `cmd:"" help:"Create a collection."`
+	Move    CollectionsMove    `cmd:"" help:"Keep a collection's memories in another precision."`
+	Compare CollectionsCompare `cmd:"" help:"Show what each precision of memories costs: bytes, cosine, recall, answers."`
+	Delete  CollectionsDelete  `cmd:"" help:"Delete a collection with everything in it."`
 }
 
 // CollectionsList lists collections.
@@ -74,7 +76,7 @@ func (c *CollectionsShow) Run(ctx context.Context, e *Env) error {
 
 func printCollection(w io.Writer, c *ingestv1.Collection) {
 	rows := [][]string{
-		{"name", c.Name}, {"model", c.Model}, {"memory", yes(c.Memory)}, {"index", c.Index},
+		{"name", c.Name}, {"model", c.Model}, {"memory", yes(c.Memory)}, {"memories kept as", kept(c)}, {"index", c.Index},
 		{"passage tokens", fmt.Sprint(c.PassageTokens)}, {"documents", fmt.Sprint(c.DocumentCount)}, {"passages", fmt.Sprint(c.PassageCount)},
 		{"created", stamp(c.CreateTime)}, {"changed", stamp(c.UpdateTime)},
 	}
@@ -89,6 +91,7 @@ type CollectionsCreate struct {
 	Collection  string `arg:"" help:"Lower-case letters, digits, - and _."`
 	DisplayName string `help:"Name to show."`
 	Model       string `help:"Model package to keep to; default: the active one, moving along with it."`
+	Memories    string `help:"How memories are kept: ${enum}; default: as ingest is set up to. collections compare shows what each costs." enum:",fp16,int8,int4" default:""`
 }
 
 // Run prints what was created.
@@ -98,7 +101,7 @@ func (c *CollectionsCreate) Run(ctx context.Context, e *Env) error {
 		return err
 	}
 	r, err := client.CreateCollection(ctx, &ingestv1.CreateCollectionRequest{Collection: &ingestv1.Collection{
-		Name: collection(c.Collection), DisplayName: c.DisplayName, Model: withPrefix("models/", c.Model),
+		Name: collection(c.Collection), DisplayName: c.DisplayName, Model: withPrefix("models/", c.Model), MemoryPrecision: precision(c.Memories),
 	}})
 	if err != nil {
 		return err
