@@ -23,24 +23,26 @@ import (
 type program struct {
 	cli.Services
 
-	Up          up.Cmd          `cmd:"" help:"Run all services in one process."`
-	Ingest      cli.Ingest      `cmd:"" help:"Take files and folders into a collection."`
-	Ask         cli.Ask         `cmd:"" help:"Ask a collection a question."`
-	Docs        cli.Docs        `cmd:"" help:"List, show, explain, delete and reprocess documents."`
-	Collections cli.Collections `cmd:"" help:"List and manage collections."`
-	Jobs        cli.Jobs        `cmd:"" help:"List, watch, cancel and retry jobs."`
-	Models      cli.Models      `cmd:"" help:"List, import, activate and delete model packages."`
-	Train       cli.Train       `cmd:"" help:"Train a model: one stage, or all three."`
-	Runs        cli.Runs        `cmd:"" help:"List, show, plot, compare, stop and resume training runs."`
-	Eval        cli.Eval        `cmd:"" help:"Measure a model on questions with known answers."`
-	Generate    cli.Generate    `cmd:"" help:"Paraphrase, answer and select without a collection."`
-	Verify      cli.Verify      `cmd:"" help:"Compare this build with a folder of reference figures."`
-	Extract     cli.Extract     `cmd:"" help:"Read files as Markdown, without any service."`
-	Data        cli.Data        `cmd:"" help:"Make training data from raw files, and check it."`
-	Events      cli.Events      `cmd:"" help:"Publish events and look after those that were given up."`
-	Index       cli.Index       `cmd:"" help:"Serve the embedded index alone."`
-	Gateway     gateway.Cmd     `cmd:"" help:"One address for services that run as containers."`
-	Wait        cli.Wait        `cmd:"" help:"Wait until the suite is ready."`
+	Up          up.Cmd             `cmd:"" help:"Run all services in one process."`
+	Ingest      cli.Ingest         `cmd:"" help:"Take files and folders into a collection."`
+	Ask         cli.Ask            `cmd:"" help:"Ask a collection a question."`
+	Docs        cli.Docs           `cmd:"" help:"List, show, explain, delete and reprocess documents."`
+	Collections cli.Collections    `cmd:"" help:"List and manage collections."`
+	Jobs        cli.Jobs           `cmd:"" help:"List, watch, cancel and retry jobs."`
+	Models      cli.Models         `cmd:"" help:"List, import, activate and delete model packages."`
+	Train       cli.Train          `cmd:"" help:"Train a model: one stage, or all three."`
+	Runs        cli.Runs           `cmd:"" help:"List, show, plot, compare, stop and resume training runs."`
+	Eval        cli.Eval           `cmd:"" help:"Measure a model on questions with known answers."`
+	Generate    cli.Generate       `cmd:"" help:"Paraphrase, answer and select without a collection."`
+	Verify      cli.Verify         `cmd:"" help:"Compare this build with a folder of reference figures."`
+	Extract     cli.Extract        `cmd:"" help:"Read files as Markdown, without any service."`
+	Describe    cli.DataDescribe   `cmd:"" help:"Describe pictures, as a step of making training data."`
+	Synthesize  cli.DataSynthesize `cmd:"" help:"Make training files of extracted documents or a text file."`
+	Data        cli.Data           `cmd:"" help:"Make training data from raw files, and check it."`
+	Events      cli.Events         `cmd:"" help:"Publish events and look after those that were given up."`
+	Index       cli.Index          `cmd:"" help:"Serve the embedded index alone."`
+	Gateway     gateway.Cmd        `cmd:"" help:"One address for services that run as containers."`
+	Wait        cli.Wait           `cmd:"" help:"Wait until the suite is ready."`
 }
 
 // Exit codes: 1 failed, 2 wrong use, 3 done in part.

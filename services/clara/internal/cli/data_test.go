@@ -131,21 +131,114 @@ func TestDataPipeline(t *testing.T) {
 	require.NoError(t, err)
 
 	split := filepath.Join(t.TempDir(), "split")
-	_, _, err = clara(t, "data", "split", "--dev", "0.3", "--out", split, filepath.Join(out, "end_to_end_data.jsonl"), filepath.Join(out, "instruction_data.jsonl"))
+	_, _, err = clara(t, "data", "split", "--dev", "0.3", "--out", split, filepath.Join(out, "end_to_end_data.jsonl"), filepath.Join(out, "instruction_data.jsonl"), filepath.Join(out, "pretrain_data.jsonl"))
 	require.NoError(t, err)
-	sides := map[string]string{} // positive -> side
+	texts, sources := map[string]string{}, map[string]string{} // -> side
 	for _, side := range []string{"train", "dev"} {
-		samples, err := dataset.ReadFiles(dataset.EndToEnd, filepath.Join(split, side+".end_to_end_data.jsonl"))
-		require.NoError(t, err)
-		for _, x := range samples {
-			for _, p := range x.PosIndex {
-				if was, ok := sides[x.Docs[p]]; ok {
-					require.Equal(t, was, side)
+		for _, file := range []string{"end_to_end", "instruction", "pretrain"} {
+			samples, err := dataset.ReadFiles(dataset.Kind(file), filepath.Join(split, side+"."+file+"_data.jsonl"))
+			require.NoError(t, err)
+			for _, x := range samples {
+				if file != "pretrain" {
+					require.Len(t, x.Docs, 3)
 				}
-				sides[x.Docs[p]] = side
+				for _, d := range x.Docs {
+					require.Contains(t, []string{"", side}, texts[d], "a text on both sides")
+					texts[d] = side
+				}
+				for _, d := range x.Sources {
+					require.Contains(t, []string{"", side}, sources[d], "a document on both sides")
+					sources[d] = side
+				}
+				for _, p := range x.PosIndex {
+					require.Contains(t, x.Docs[p], strings.Fields(x.Answer())[0])
+				}
 			}
 		}
 	}
+	assert.Len(t, sources, 5)
+
+	// A document that is gone leaves nothing behind but what others have.
+	require.NoError(t, os.Remove(filepath.Join(dir, "plant", "kiln.md")))
+	_, stderr, err = clara(t, "data", "build", "--multi-hop", "0")
+	require.NoError(t, err, stderr)
+	require.NoError(t, filepath.WalkDir(out, func(path string, d os.DirEntry, err error) error {
+		require.NoError(t, err)
+		if d.IsDir() {
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		require.NoError(t, err)
+		assert.NotContains(t, string(data), "for the kiln", path)
+		assert.NotContains(t, string(data), key, path)
+		return nil
+	}))
+}
+
+// Settings come from a .env file in the working folder, as users have it.
+func TestEnvFile(t *testing.T) {
+	s := llmtest.Start(t)
+	s.Key = key
+	dir := raw(t)
+	t.Chdir(t.TempDir())
+	for _, name := range []string{"OPENAI_API_KEY", "BASE_URL", "MODEL", "RAW_DATA_DIR", "TARGET_TOP_K"} {
+		t.Setenv(name, "") // so that it is put back
+		require.NoError(t, os.Unsetenv(name))
+	}
+	env := "export OPENAI_API_KEY='" + key + "'\nBASE_URL=" + s.URL + "\nMODEL=writer # the cheap one\nRAW_DATA_DIR=\"" + dir + "\"\nTARGET_TOP_K=2\n"
+	require.NoError(t, os.WriteFile(".env", []byte(env), 0o600))
+	_, stderr, err := clara(t, "data", "build", "--no-describe")
+	require.NoError(t, err, stderr)
+	_, _, err = clara(t, "data", "check", "data/end_to_end_data.jsonl", "--expected-top-k", "2")
+	require.NoError(t, err)
+}
+
+// What a document's text names is not for the document to choose: pictures elsewhere are neither read nor sent.
+func TestPicturesElsewhereAreNotSent(t *testing.T) {
+	s := llmtest.Start(t)
+	dir, work := raw(t), t.TempDir()
+	private := filepath.Join(dir, "plant", "chart.png")
+	require.NoError(t, os.MkdirAll(filepath.Join(work, "extracted_assets"), 0o755))
+	link := filepath.Join(work, "extracted_assets", "link.png")
+	require.NoError(t, os.Symlink(private, link))
+	file := filepath.Join(work, "raw_knowledge.jsonl")
+	line, err := json.Marshal(dataset.Document{FilePath: "a.md", Filename: "a.md", Content: "[IMAGE_REF: " + private + "]\n[IMAGE_REF: " + link + "]\n[IMAGE_REF: /etc/passwd]", ExtractedImages: []string{private}})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, append(line, '\n'), 0o644))
+	_, stderr, err := clara(t, "describe", "--knowledge", file, "--vision-model", "eye", "--base-url", s.URL, "--api-key", key)
+	require.NoError(t, err, stderr)
+	assert.Empty(t, s.Calls())
+	assert.Contains(t, stderr, "it lies outside of")
+}
+
+func TestClean(t *testing.T) {
+	work := t.TempDir()
+	assets := filepath.Join(work, "extracted_assets")
+	require.NoError(t, os.MkdirAll(assets, 0o755))
+	for _, name := range []string{"a_img_1.png", "old_img_1.png", "mine.png"} {
+		require.NoError(t, os.WriteFile(filepath.Join(assets, name), []byte("x"), 0o644))
+	}
+	kept := filepath.ToSlash(filepath.Join(assets, "a_img_1.png"))
+	line, err := json.Marshal(dataset.Document{FilePath: "a.pdf", Filename: "a.pdf", Content: "One [IMAGE_REF: " + kept + "] two [IMAGE_REF: gone.png] three", ExtractedImages: []string{kept, "gone.png"}})
+	require.NoError(t, err)
+	docs, samples := filepath.Join(work, "raw_knowledge.jsonl"), filepath.Join(work, "instruction_data.jsonl")
+	require.NoError(t, os.WriteFile(docs, append(line, '\n'), 0o644))
+	require.NoError(t, os.WriteFile(samples, []byte(`{"question":"What?","docs":["A text. [IMAGE_REF: x.png]\n<!-- image -->\n--- Extracted Images ---\nMore."],"gold_answer":"A"}`+"\n"), 0o644))
+	stdout, _, err := clara(t, "data", "clean", docs, samples, "--assets", assets)
+	require.NoError(t, err)
+	assert.Contains(t, stdout, "1 marks removed")
+	assert.Contains(t, stdout, "3 marks removed")
+	d := knowledge(t, docs)[0]
+	assert.Contains(t, d.Content, kept)
+	assert.NotContains(t, d.Content, "gone.png")
+	assert.Equal(t, []string{kept}, d.ExtractedImages)
+	data, err := os.ReadFile(samples)
+	require.NoError(t, err)
+	assert.NotContains(t, string(data), "IMAGE_REF")
+	assert.NotContains(t, string(data), "Extracted Images")
+	left, err := filepath.Glob(filepath.Join(assets, "*"))
+	require.NoError(t, err)
+	assert.Equal(t, []string{filepath.Join(assets, "a_img_1.png"), filepath.Join(assets, "mine.png")}, left, "only what extraction had saved is removed")
 }
 
 func knowledge(t *testing.T, path string) []dataset.Document {

@@ -358,14 +358,11 @@ func (w *work) line(ctx context.Context, f file, name, assets, store string) (*d
 	w.mu.Unlock()
 	at := filepath.Join(store, key+".json")
 	var x extracted
-	if data, err := os.ReadFile(at); err == nil && json.Unmarshal(data, &x) == nil && allThere(x.Line.ExtractedImages) {
-		if x.Problems != "" {
-			w.mu.Lock()
-			w.partial = append(w.partial, failure{f.label, x.Problems})
-			w.mu.Unlock()
-		}
+	// What was read in part is read again: a page may have failed for want of time, or of a password.
+	if data, err := os.ReadFile(at); err == nil && json.Unmarshal(data, &x) == nil && x.Problems == "" && allThere(x.Line.ExtractedImages) {
 		return &x.Line, nil
 	}
+	x = extracted{}
 	var refs []string
 	sink := w.sink(assets, name)
 	doc, err := w.read(ctx, f, func(ctx context.Context, img ingest.Image, data []byte) (string, error) {
