@@ -74,18 +74,19 @@ type Peers struct {
 
 // Engine is how models run.
 type Engine struct {
-	Device      string `help:"Where models run: ${enum}; auto takes CUDA where it is." enum:"auto,cpu,cuda" default:"auto" env:"CLARA_DEVICE"`
-	Threads     int    `help:"Threads of a model run; 0: one for each core." env:"CLARA_THREADS"`
-	Context     int    `help:"Most tokens of a prompt and its answer; 0: 4096, or the model's own if that is less." env:"CLARA_CONTEXT"`
-	Streams     int    `help:"Requests that generate at once; 0: 8." env:"CLARA_STREAMS"`
-	CacheMiB    int64  `name:"cache-mib" help:"Most memory for keys and values, in MiB; 0: 2048." env:"CLARA_CACHE_MIB"`
-	BatchTokens int    `help:"Tokens of a batch that is compressed at once; 0: 2048." env:"CLARA_BATCH_TOKENS"`
-	QueueTokens int    `help:"Tokens that may wait before requests are refused as busy; 0: 64 batches." env:"CLARA_QUEUE_TOKENS"`
+	Device      string  `help:"Where models run: ${enum}; auto takes CUDA where it is." enum:"auto,cpu,cuda" default:"auto" env:"CLARA_DEVICE"`
+	Threads     int     `help:"Threads of a model run; 0: one for each core." env:"CLARA_THREADS"`
+	Context     int     `help:"Most tokens of a prompt and its answer; 0: 4096, or the model's own if that is less." env:"CLARA_CONTEXT"`
+	Streams     int     `help:"Requests that generate at once; 0: 8." env:"CLARA_STREAMS"`
+	CacheMiB    int64   `name:"cache-mib" help:"Most memory for keys and values, in MiB; 0: 2048." env:"CLARA_CACHE_MIB"`
+	BatchTokens int     `help:"Tokens of a batch that is compressed at once; 0: 2048." env:"CLARA_BATCH_TOKENS"`
+	QueueTokens int     `help:"Tokens that may wait before requests are refused as busy; 0: 64 batches." env:"CLARA_QUEUE_TOKENS"`
+	Slowdown    float64 `help:"Times longer than alone that a request may take beside others before it is refused as busy; 0: 2." env:"CLARA_SLOWDOWN"`
 }
 
 // Options returns the engine's options.
 func (e Engine) Options() infer.Options {
-	return infer.Options{Context: e.Context, Streams: e.Streams, CacheBytes: e.CacheMiB << 20, BatchTokens: e.BatchTokens, QueueTokens: e.QueueTokens,
+	return infer.Options{Context: e.Context, Streams: e.Streams, CacheBytes: e.CacheMiB << 20, BatchTokens: e.BatchTokens, QueueTokens: e.QueueTokens, Slowdown: e.Slowdown,
 		Runtime: ort.Options{Threads: e.Threads, Provider: ort.Provider(e.Device)}}
 }
 
@@ -99,6 +100,9 @@ func (e Engine) Validate() error {
 		if x.value < 0 {
 			faults = append(faults, fmt.Errorf("%s %d: must not be negative", x.name, x.value))
 		}
+	}
+	if e.Slowdown != 0 && e.Slowdown < 1 {
+		faults = append(faults, fmt.Errorf("slowdown %g: must be 1 or more", e.Slowdown))
 	}
 	return errors.Join(faults...)
 }

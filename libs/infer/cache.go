@@ -72,14 +72,25 @@ func (c *cache) move(from, to, tokens int) {
 }
 
 func (c *cache) save(row, tokens int) {
-	c.aside, c.tokens = c.aside[:0], tokens
-	c.each(row, tokens, func(head []float32) { c.aside = append(c.aside, head...) })
+	c.aside, c.tokens = c.read(row, tokens), tokens
 }
 
 func (c *cache) restore(row int) {
-	at := 0
-	c.each(row, c.tokens, func(head []float32) { at += copy(head, c.aside[at:]) })
+	c.write(row, c.tokens, c.aside, c.tokens)
 	c.aside = nil
+}
+
+func (c *cache) read(row, tokens int) []float32 {
+	data := make([]float32, 0, 2*c.layers*c.heads*tokens*c.width)
+	c.each(row, tokens, func(head []float32) { data = append(data, head...) })
+	return data
+}
+
+func (c *cache) write(row, tokens int, data []float32, held int) {
+	c.each(row, tokens, func(head []float32) {
+		copy(head, data)
+		data = data[held*c.width:]
+	})
 }
 
 func (c *cache) close() error {

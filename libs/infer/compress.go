@@ -11,7 +11,8 @@ import (
 type Texts struct {
 	Role Role // Encoder or Reasoner
 	IDs  [][]int32
-	// Urgent texts go before generation, as questions always do: for passages that someone waits for.
+	// Urgent texts go before those that are indexed: for passages that someone waits for. They are refused as Busy where
+	// others would hold them up too long (Options.Slowdown). Questions go before all else in any case.
 	Urgent bool
 	// MSE asks for the MSE term of each text too, which costs the final norm of all positions.
 	MSE bool
@@ -47,7 +48,14 @@ func (e *Engine) Encode(ctx context.Context, t Texts) (Encoded, error) {
 		role: t.Role, ids: t.IDs, mse: t.MSE, left: len(t.IDs), done: make(chan struct{}),
 		memories: make([]clara.Memory, len(t.IDs)), errors: make([]float64, len(t.IDs)),
 	}
-	if err := e.sched.submitTexts(ctx, call, t.Urgent || t.Role == Reasoner); err != nil {
+	priority := calm
+	switch {
+	case t.Role == Reasoner:
+		priority = question
+	case t.Urgent:
+		priority = asked
+	}
+	if err := e.sched.submitTexts(ctx, call, priority); err != nil {
 		return Encoded{}, err
 	}
 	select {

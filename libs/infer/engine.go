@@ -36,8 +36,13 @@ type Options struct {
 	// QueueTokens bounds what waits: tokens of prompts with their answers, and of texts, each; 0: 64 times BatchTokens.
 	// A request that finds nothing waiting is always taken.
 	QueueTokens int
-	// Stall is how long a piece of a prompt, or a batch of texts, may hold up running answers; 0: 250 ms.
+	// Stall is how long a piece of a prompt, or a batch of texts, may hold up running answers; 0: 150 ms.
 	Stall time.Duration
+	// Slowdown is how many times longer than alone a request may take beside the others: one that would take longer
+	// is refused as Busy, unless it is patient; 0: 2. All Streams are always given out within a second after a quiet moment.
+	Slowdown float64
+	// PrefixBytes bounds the memory for keys and values of what prompts begin with in common; 0: 128 MiB.
+	PrefixBytes int64
 	// Runtime chooses library, threads and device.
 	Runtime ort.Options
 }
@@ -59,7 +64,13 @@ func (o *Options) defaults(p *modelpkg.Package) {
 		o.QueueTokens = 64 * o.BatchTokens
 	}
 	if o.Stall <= 0 {
-		o.Stall = 250 * time.Millisecond
+		o.Stall = 150 * time.Millisecond
+	}
+	if o.Slowdown <= 0 {
+		o.Slowdown = 2
+	}
+	if o.PrefixBytes <= 0 {
+		o.PrefixBytes = 128 << 20
 	}
 	row := bytesPerToken(p.Manifest.Arch) * int64(o.Context)
 	o.Streams = int(max(1, min(int64(o.Streams), o.CacheBytes/row)))
@@ -156,6 +167,10 @@ type Load struct {
 
 // Load returns the present load, for metrics and for choosing between engines.
 func (e *Engine) Load() Load { return e.sched.load() }
+
+// Busy returns how long the model has run since the engine was opened; what a request takes beyond that is
+// waiting, and the suite's own work.
+func (e *Engine) Busy() time.Duration { return e.sched.busyTime() }
 
 // Provider says what computes, and why it is not CUDA where that was expected.
 func (e *Engine) Provider() (ort.Provider, string) {

@@ -49,7 +49,7 @@ func words(r *rand.Rand, n int) []int32 {
 // with texts to compress in between: each gets the tokens that it gets alone.
 func TestJoinAndLeave(t *testing.T) {
 	dir := tinymodel.Package(t, tinymodel.Default(), 4)
-	e := open(t, dir, infer.Options{Context: 96, Streams: 5, BatchTokens: 128})
+	e := open(t, dir, infer.Options{Context: 96, Streams: 5, BatchTokens: 128, Slowdown: 1e9})
 	alone := open(t, dir, infer.Options{Context: 96, Streams: 1, BatchTokens: 1})
 	r := rand.New(rand.NewPCG(7, 7))
 	ctx := t.Context()
@@ -288,7 +288,7 @@ func TestBusy(t *testing.T) {
 
 // TestCancel ends requests at every point: waiting, in prefill, while generating, by yield. Their places are free again.
 func TestCancel(t *testing.T) {
-	e := open(t, tinymodel.Package(t, tinymodel.Default(), 4), infer.Options{Context: 500, Streams: 2, Stall: time.Nanosecond})
+	e := open(t, tinymodel.Package(t, tinymodel.Default(), 4), infer.Options{Context: 500, Streams: 2, Stall: time.Nanosecond, Slowdown: 1e9})
 	r := rand.New(rand.NewPCG(4, 4))
 	var wg sync.WaitGroup
 	for i := range 60 {
@@ -326,7 +326,7 @@ func TestClose(t *testing.T) {
 		drain bool
 	}{{"drain", true}, {"abort", false}} {
 		t.Run(c.name, func(t *testing.T) {
-			e, err := infer.Open(t.Context(), dir, infer.Options{Context: 300, Streams: 2})
+			e, err := infer.Open(t.Context(), dir, infer.Options{Context: 300, Streams: 2, Slowdown: 1e9})
 			require.NoError(t, err)
 			started := make(chan struct{}, 6)
 			results := make(chan error, 6)
@@ -364,4 +364,54 @@ func TestClose(t *testing.T) {
 			require.NoError(t, e.Close(context.Background()))
 		})
 	}
+}
+
+// TestSharedBeginning: requests whose prompts begin alike take that part from those before, with and without
+// adapter, in pieces and in one, and get the tokens that they get alone.
+func TestSharedBeginning(t *testing.T) {
+	dir := tinymodel.Package(t, tinymodel.Default(), 4)
+	o := infer.Options{Context: 300, Streams: 4, Stall: time.Nanosecond} // pieces of 16 tokens, while others answer
+	e := open(t, dir, o)
+	r := rand.New(rand.NewPCG(11, 5))
+	memories, err := e.CompressTexts(t.Context(), []string{"one", "two"})
+	require.NoError(t, err)
+	head := words(r, 90)
+	requests := make([]infer.Request, 24)
+	wanted := make([][]int32, len(requests))
+	for i := range requests {
+		ids := append(append([]int32{}, head...), words(r, 5+r.IntN(60))...)
+		requests[i] = infer.Request{Prompt: infer.Prompt{IDs: ids}, Adapter: i%3 > 0, MaxTokens: 12, StopIDs: []int32{}}
+		if i%3 == 2 {
+			requests[i].Prompt.Slots = []infer.Slot{{At: 40 + r.IntN(50), Memory: memories[i%2]}}
+		}
+		alone := open(t, dir, o)
+		var stats infer.Stats
+		wanted[i], _, stats, err = generate(t.Context(), alone, requests[i])
+		require.NoError(t, err)
+		assert.Zero(t, stats.Reused)
+	}
+	for i, q := range requests {
+		got, _, stats, err := generate(t.Context(), e, q)
+		require.NoError(t, err)
+		assert.Equal(t, wanted[i], got, "request %d", i)
+		if i > 6 {
+			want := 90
+			if len(q.Prompt.Slots) > 0 {
+				want = q.Prompt.Slots[0].At
+			}
+			assert.Equal(t, want, stats.Reused, "request %d", i)
+		}
+	}
+	var wg sync.WaitGroup
+	for i, q := range requests {
+		q.Patient = true
+		wg.Go(func() {
+			got, _, stats, err := generate(t.Context(), e, q)
+			if assert.NoError(t, err) {
+				assert.Equal(t, wanted[i], got, "request %d beside others", i)
+				assert.Positive(t, stats.Reused)
+			}
+		})
+	}
+	wg.Wait()
 }

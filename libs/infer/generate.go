@@ -50,6 +50,9 @@ type Request struct {
 	StopIDs []int32
 	// Stop are texts that end the answer and are not part of it.
 	Stop []string
+	// Patient requests wait their turn as long as it takes, after those that are not: for batches. Others are refused
+	// as Busy where those running would hold them up too long (Options.Slowdown).
+	Patient bool
 	// KeepSpecial leaves the text of special tokens in the answer's text.
 	KeepSpecial bool
 }
@@ -74,6 +77,7 @@ const (
 // Stats tells how a request went.
 type Stats struct {
 	PromptTokens int
+	Reused       int           // of them, beginning like earlier prompts: not computed again
 	Tokens       int           // generated, the stop id not counted
 	Queue        time.Duration // from the call until the prompt was begun
 	Prefill      time.Duration // from there to the first token
@@ -123,6 +127,7 @@ func (e *Engine) Generate(ctx context.Context, r Request, yield func(Token) erro
 				}
 			}
 			if stats.Tokens == 0 {
+				stats.Reused = s.reused
 				stats.Queue, stats.Prefill = s.began.Sub(s.asked), ev.at.Sub(s.began)
 				last = ev.at
 			}
@@ -209,7 +214,7 @@ func (e *Engine) newStream(r Request) (*stream, error) {
 	if r.MaxTokens == 0 {
 		r.MaxTokens = 128
 	}
-	s := &stream{prompt: r.Prompt, adapter: r.Adapter, limit: min(r.MaxTokens, C-n), stop: r.StopIDs, sampler: newSampler(r.Sampling), row: -1}
+	s := &stream{prompt: r.Prompt, adapter: r.Adapter, limit: min(r.MaxTokens, C-n), stop: r.StopIDs, sampler: newSampler(r.Sampling), patient: r.Patient, row: -1}
 	if s.stop == nil {
 		s.stop = e.pkg.Manifest.EOS
 	}

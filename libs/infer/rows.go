@@ -10,11 +10,14 @@ type layout struct {
 }
 
 // rowCache holds the cache of every row. move copies the first tokens of a row; save and restore
-// set one row aside while others move over it.
+// set one row aside while others move over it. read copies the first tokens out of a row, and write copies the
+// first tokens of what was read, held of them, into one.
 type rowCache interface {
 	move(from, to, tokens int)
 	save(row, tokens int)
 	restore(row int)
+	read(row, tokens int) []float32
+	write(row, tokens int, data []float32, held int)
 }
 
 // groups are the kinds of request that cannot share a run, and the requests still in prefill at the end.

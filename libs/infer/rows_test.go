@@ -25,6 +25,9 @@ func (f *fakeCache) move(from, to, tokens int) {
 func (f *fakeCache) save(row, _ int) { f.aside = f.owner[row] }
 func (f *fakeCache) restore(row int) { f.owner[row] = f.aside }
 
+func (f *fakeCache) read(row, tokens int) []float32            { return nil }
+func (f *fakeCache) write(row, tokens int, _ []float32, _ int) {}
+
 // TestLayout lets requests come, change group and go at random: rows of a group stay together, every
 // request keeps its cache, and no step moves more rows than there are groups.
 func TestLayout(t *testing.T) {

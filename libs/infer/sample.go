@@ -108,10 +108,11 @@ func argmax(x []float32) int32 {
 	best := -1
 	top := float32(math.Inf(-1))
 	for i, v := range x {
-		if v > top {
+		if !(v <= top) { // greater, or not a number
+			if v != v {
+				return -1
+			}
 			best, top = i, v
-		} else if v != v {
-			return -1
 		}
 	}
 	if best < 0 || math.IsInf(float64(top), 0) {

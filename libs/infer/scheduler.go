@@ -3,7 +3,6 @@ package infer
 import (
 	"context"
 	"fmt"
-	"math"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -22,6 +21,7 @@ type stream struct {
 	stop       []int32
 	sampler    *sampler
 	wantLogits bool
+	patient    bool
 	logits     []float32 // before the final event, if wanted
 
 	events   chan event // holds a whole answer
@@ -32,6 +32,7 @@ type stream struct {
 	// The rest belongs to the engine's goroutine.
 	row, group int
 	cached     int // tokens in the cache
+	reused     int // of them, those that were not computed for this request
 	last       int32
 	made       int
 }
@@ -92,26 +93,53 @@ type scheduler struct {
 	done  chan struct{} // closed when the loop has ended
 
 	mu            sync.Mutex
-	waiting       []*stream
-	waitingTokens int
-	urgent, calm  []text
-	textTokens    int
+	waiting       []*stream // for one of the rows
+	patient       []*stream // the same, after those
+	waitingTokens int       // of both
+	queues        [3][]text // by priority
+	textTokens    [3]int    // in each
+	runningTexts  int       // tokens of texts in the present run, for callers that wait
 	running       int
+	hurried       int       // of running, those that are not patient
+	quiet         time.Time // when there was last room without end
+	hurry         time.Time // when the last request came that is not patient
 	closing       bool
 	abort         bool
-	tokenRate     float64 // tokens of prompts and texts per second, measured
-	answerRate    float64 // tokens of answers per second, all together
+	pace          pace
+	busy          time.Duration // in the model
 
 	// The rest belongs to the loop.
 	rows      *layout
-	prefills  []*stream // in order of arrival; their rows are the layout's last group
-	textsFree time.Time // when running answers have made up for the last batch of texts
+	prefills  []*stream    // in order of arrival; their rows are the layout's last group
+	textsFree [3]time.Time // when running answers have made up for the last batch of texts
+	prefixes  *prefixes
 }
+
+// Priorities of texts: questions go before all else, then come answers, then texts that a caller waits for,
+// and last those that are indexed.
+const (
+	question = iota
+	asked
+	calm
+)
+
+// share is how long answers run for each second of texts, while there are answers.
+var share = [3]time.Duration{asked: 1, calm: 4}
+
+const (
+	// grace is what an answer may be held up in any case, and half of it a text.
+	grace = 500 * time.Millisecond
+	// burst is how long after a quiet moment all rows are given out, whatever that makes of them.
+	burst = time.Second
+	// attentive is how long after a request patient ones leave room for the next.
+	attentive = 30 * time.Second
+)
 
 func newScheduler(m *model, o Options) *scheduler {
 	return &scheduler{
 		model: m, opts: o, wake: make(chan struct{}, 1), done: make(chan struct{}),
-		rows: newLayout(o.Streams, m.cache),
+		rows: newLayout(o.Streams, m.cache), pace: newPace(o.Streams),
+		prefixes: newPrefixes(m.cache, bytesPerToken(m.arch), o.PrefixBytes),
 	}
 }
 
@@ -132,19 +160,56 @@ func (s *scheduler) submit(ctx context.Context, r *stream) error {
 	if s.closing {
 		return errClosing()
 	}
-	if len(s.waiting) > 0 && s.waitingTokens+r.tokens() > s.opts.QueueTokens {
-		return clara.BusyError(wait(s.waitingTokens, s.answerRate),
-			"generate: %d requests of %d tokens are waiting, the queue holds %d tokens", len(s.waiting), s.waitingTokens, s.opts.QueueTokens)
+	now := time.Now()
+	waiting := len(s.waiting) + len(s.patient)
+	if waiting > 0 && s.waitingTokens+r.tokens() > s.opts.QueueTokens {
+		return clara.BusyError(s.drain(s.waitingTokens),
+			"generate: %d requests of %d tokens are waiting, the queue holds %d tokens", waiting, s.waitingTokens, s.opts.QueueTokens)
 	}
-	r.asked = time.Now()
-	s.waiting = append(s.waiting, r)
+	if s.running+waiting == 0 {
+		s.quiet = now
+	}
+	r.asked = now
+	if r.patient {
+		s.patient = append(s.patient, r)
+	} else {
+		if err := s.room(r, now); err != nil {
+			return err
+		}
+		s.hurry = now
+		s.waiting = append(s.waiting, r)
+	}
 	s.waitingTokens += r.tokens()
 	s.signal()
 	return nil
 }
 
+// room refuses a request that would be held up by others beyond measure. The caller holds the lock.
+func (s *scheduler) room(r *stream, now time.Time) error {
+	others := s.hurried + len(s.waiting)
+	if others == 0 || others < s.opts.Streams && now.Sub(s.quiet) < burst {
+		return nil
+	}
+	alone, beside := s.pace.expect(len(r.prompt.IDs), r.limit, s.running, len(s.waiting), s.opts.Streams)
+	if held := beside - alone; held <= max(grace, time.Duration((s.opts.Slowdown-1)*float64(alone))) {
+		return nil
+	}
+	return clara.BusyError(min(max(beside/time.Duration(s.opts.Streams), 100*time.Millisecond), time.Minute),
+		"generate: %d requests are running and %d waiting; an answer would take %.1f times as long as alone, the limit is %g",
+		s.running, len(s.waiting), float64(beside)/float64(alone), s.opts.Slowdown)
+}
+
+// drain estimates when half of so many waiting tokens will be done.
+func (s *scheduler) drain(tokens int) time.Duration {
+	step := s.pace.step(s.opts.Streams)
+	if step == 0 {
+		return time.Second
+	}
+	return wait(tokens, float64(s.opts.Streams)/step)
+}
+
 // submitTexts queues texts, or refuses them.
-func (s *scheduler) submitTexts(ctx context.Context, t *texts, urgent bool) error {
+func (s *scheduler) submitTexts(ctx context.Context, t *texts, priority int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -159,16 +224,19 @@ func (s *scheduler) submitTexts(ctx context.Context, t *texts, urgent bool) erro
 	if s.closing {
 		return errClosing()
 	}
-	if s.textTokens > 0 && s.textTokens+tokens > s.opts.QueueTokens {
-		return clara.BusyError(wait(s.textTokens, s.tokenRate),
-			"compress: texts of %d tokens are waiting, the queue holds %d tokens", s.textTokens, s.opts.QueueTokens)
+	if waiting := s.textTokens[priority]; waiting > 0 && waiting+tokens > s.opts.QueueTokens {
+		return clara.BusyError(wait(waiting, s.pace.prompts),
+			"compress: texts of %d tokens are waiting, the queue holds %d tokens", waiting, s.opts.QueueTokens)
 	}
-	s.textTokens += tokens
-	if urgent {
-		s.urgent = append(s.urgent, list...)
-	} else {
-		s.calm = append(s.calm, list...)
+	if before := s.textTokens[asked] + s.runningTexts; priority == asked && before > 0 {
+		own, held := float64(tokens)*s.pace.token(), float64(before)*s.pace.token()
+		if held > max(grace.Seconds()/2, (s.opts.Slowdown-1)*own) {
+			return clara.BusyError(min(max(seconds(held), 100*time.Millisecond), time.Minute),
+				"compress: texts of %d tokens go before; these would take %.1f times as long as alone, the limit is %g", before, (own+held)/own, s.opts.Slowdown)
+		}
 	}
+	s.textTokens[priority] += tokens
+	s.queues[priority] = append(s.queues[priority], list...)
 	s.signal()
 	return nil
 }
@@ -195,7 +263,18 @@ func (s *scheduler) cancel(r *stream) {
 func (s *scheduler) load() Load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Load{Running: s.running, Waiting: len(s.waiting), WaitingTokens: s.waitingTokens, Texts: len(s.urgent) + len(s.calm), TextTokens: s.textTokens}
+	l := Load{Running: s.running, Waiting: len(s.waiting) + len(s.patient), WaitingTokens: s.waitingTokens}
+	for i, q := range s.queues {
+		l.Texts += len(q)
+		l.TextTokens += s.textTokens[i]
+	}
+	return l
+}
+
+func (s *scheduler) busyTime() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.busy
 }
 
 // close ends the loop, after the work if ctx allows. It reports whether this call was the first.
@@ -225,11 +304,12 @@ func (s *scheduler) loop() {
 		if s.reap() {
 			return
 		}
-		worked := s.runTexts(true)
+		worked := s.runTexts(question)
 		s.admit()
 		worked = s.prefillOne() || worked
 		worked = s.decodeAll() || worked
-		worked = s.runTexts(false) || worked
+		worked = s.runTexts(asked) || worked
+		worked = s.runTexts(calm) || worked
 		if !worked {
 			<-s.wake
 		}
@@ -245,46 +325,63 @@ func (s *scheduler) reap() (end bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waiting = slices.DeleteFunc(s.waiting, func(r *stream) bool {
-		gone := r.canceled.Load()
-		if gone {
-			s.waitingTokens -= r.tokens()
-		}
-		return gone
-	})
-	for _, q := range []*[]text{&s.urgent, &s.calm} {
-		*q = slices.DeleteFunc(*q, func(t text) bool {
-			gone := t.canceled.Load()
+	for _, q := range []*[]*stream{&s.waiting, &s.patient} {
+		*q = slices.DeleteFunc(*q, func(r *stream) bool {
+			gone := r.canceled.Load()
 			if gone {
-				s.textTokens -= t.tokens()
+				s.waitingTokens -= r.tokens()
 			}
 			return gone
 		})
 	}
+	texts := 0
+	for i := range s.queues {
+		s.queues[i] = slices.DeleteFunc(s.queues[i], func(t text) bool {
+			gone := t.canceled.Load()
+			if gone {
+				s.textTokens[i] -= t.tokens()
+			}
+			return gone
+		})
+		texts += len(s.queues[i])
+	}
+	s.count()
 	if s.abort {
 		s.failAll(clara.Errorf(clara.Unavailable, "the model was closed before the work was done"))
 	}
-	return s.closing && len(s.waiting) == 0 && len(s.urgent) == 0 && len(s.calm) == 0 && s.rows.used() == 0
+	return s.closing && len(s.waiting)+len(s.patient)+texts+s.rows.used() == 0 || s.abort
+}
+
+// count notes who runs. The caller holds the lock.
+func (s *scheduler) count() {
+	s.running, s.hurried = s.rows.used(), 0
+	for _, r := range s.rows.rows[:s.running] {
+		if !r.patient {
+			s.hurried++
+		}
+	}
 }
 
 // failAll ends everything with an error. The caller holds the lock.
 func (s *scheduler) failAll(err error) {
-	for _, r := range s.waiting {
-		r.events <- event{err: err}
-	}
-	s.waiting, s.waitingTokens = nil, 0
-	for _, q := range []*[]text{&s.urgent, &s.calm} {
-		for _, t := range *q {
-			t.finish(err)
+	for _, q := range []*[]*stream{&s.waiting, &s.patient} {
+		for _, r := range *q {
+			r.events <- event{err: err}
 		}
 		*q = nil
 	}
-	s.textTokens = 0
+	s.waitingTokens = 0
+	for i := range s.queues {
+		for _, t := range s.queues[i] {
+			t.finish(err)
+		}
+		s.queues[i], s.textTokens[i] = nil, 0
+	}
 	for _, r := range s.active() {
 		s.leave(r)
 		r.events <- event{err: err}
 	}
-	s.running = 0
+	s.count()
 }
 
 // active returns the requests that have a row.
@@ -300,14 +397,37 @@ func (s *scheduler) leave(r *stream) {
 func (s *scheduler) admit() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.rows.free() > 0 && len(s.waiting) > 0 {
-		r := s.waiting[0]
-		s.waiting = s.waiting[1:]
+	for s.rows.free() > 0 {
+		q := &s.waiting
+		if len(*q) == 0 {
+			if q = &s.patient; len(*q) == 0 || s.rows.used() >= s.patientRows() {
+				break
+			}
+		}
+		r := (*q)[0]
+		*q = (*q)[1:]
 		s.waitingTokens -= r.tokens()
 		s.rows.add(r, prefilling)
 		s.prefills = append(s.prefills, r)
 	}
-	s.running = s.rows.used()
+	s.count()
+}
+
+// patientRows is how many rows may be in use when a patient request takes one: all of them, or when others come
+// too, as many as leave room for one of those. The caller holds the lock.
+func (s *scheduler) patientRows() int {
+	if s.hurry.IsZero() || time.Since(s.hurry) > attentive {
+		return s.opts.Streams
+	}
+	n := 1
+	for n+1 < s.opts.Streams {
+		alone, beside := s.pace.expect(int(s.pace.prompt), int(s.pace.answer)+1, n+1, 0, s.opts.Streams)
+		if float64(beside) > s.opts.Slowdown*float64(alone) {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 // prefillOne runs a piece of the oldest unfinished prompt. A piece is small enough not to stall
@@ -319,6 +439,10 @@ func (s *scheduler) prefillOne() bool {
 	r := s.prefills[0]
 	if r.began.IsZero() {
 		r.began = time.Now()
+		if !r.wantLogits { // which are to be the same whatever ran before
+			r.cached = s.prefixes.fill(r)
+			r.reused = r.cached
+		}
 	}
 	to := min(len(r.prompt.IDs), r.cached+s.piece())
 	last := to == len(r.prompt.IDs)
@@ -331,9 +455,11 @@ func (s *scheduler) prefillOne() bool {
 		s.fail([]*stream{r}, err)
 		return true
 	}
-	s.measure(&s.tokenRate, to-r.cached, took)
+	s.measure(&s.pace.prompts, float64(to-r.cached)/took.Seconds())
 	r.cached = to
 	if last {
+		s.measure(&s.pace.prompt, float64(to-r.reused))
+		s.prefixes.learn(r)
 		s.prefills = s.prefills[1:]
 		s.rows.change(r, r.home())
 		s.take(r, logits)
@@ -353,10 +479,10 @@ func (s *scheduler) piece() int {
 func (s *scheduler) stallTokens() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tokenRate == 0 {
+	if s.pace.prompts == 0 {
 		return 128
 	}
-	return int(s.tokenRate * s.opts.Stall.Seconds())
+	return int(s.pace.prompts * s.opts.Stall.Seconds())
 }
 
 // decodeAll makes one token for every request that has its prompt done.
@@ -384,7 +510,7 @@ func (s *scheduler) decodeAll() bool {
 			s.fail(list, err)
 			continue
 		}
-		s.measure(&s.answerRate, len(list), took)
+		s.measure(&s.pace.steps[len(list)], took.Seconds())
 		V := s.model.arch.Vocab
 		for _, r := range list { // before any leaves: who leaves moves another's cache
 			r.cached++
@@ -410,17 +536,22 @@ func (s *scheduler) take(r *stream, logits []float32) {
 		return
 	}
 	if slices.Contains(r.stop, id) {
-		s.leave(r)
-		r.events <- event{finish: FinishStop}
+		s.ended(r, FinishStop)
 		return
 	}
 	r.last = id
 	r.made++
 	r.events <- event{token: true, id: id, at: time.Now()}
 	if r.made >= r.limit {
-		s.leave(r)
-		r.events <- event{finish: FinishLength}
+		s.ended(r, FinishLength)
 	}
+}
+
+// ended takes a request out that has all its tokens.
+func (s *scheduler) ended(r *stream, f Finish) {
+	s.measure(&s.pace.answer, float64(r.made+1))
+	s.leave(r)
+	r.events <- event{finish: f}
 }
 
 func (s *scheduler) fail(list []*stream, err error) {
@@ -430,17 +561,17 @@ func (s *scheduler) fail(list []*stream, err error) {
 	}
 }
 
-// runTexts runs one batch of texts. Calm ones leave running answers four fifths of the time.
-func (s *scheduler) runTexts(urgent bool) bool {
+// runTexts runs one batch of texts of a priority.
+func (s *scheduler) runTexts(priority int) bool {
 	answering := s.rows.used() > 0
-	if !urgent && answering && time.Now().Before(s.textsFree) {
+	if answering && time.Now().Before(s.textsFree[priority]) {
 		return false
 	}
 	budget := s.opts.BatchTokens
 	if answering {
 		budget = min(budget, max(s.stallTokens(), 1))
 	}
-	batch := s.takeTexts(urgent, budget)
+	batch := s.takeTexts(priority, budget)
 	if len(batch) == 0 {
 		return false
 	}
@@ -460,10 +591,13 @@ func (s *scheduler) runTexts(urgent bool) bool {
 		hidden, width, err = s.model.encode(head.role, head.long, ids, rows)
 		return err
 	})
-	s.textsFree = time.Now().Add(4 * took)
+	s.textsFree[priority] = time.Now().Add(share[priority] * took)
 	if err == nil {
-		s.measure(&s.tokenRate, padded, took)
+		s.measure(&s.pace.prompts, float64(padded)/took.Seconds())
 	}
+	s.mu.Lock()
+	s.runningTexts = 0
+	s.mu.Unlock()
 	for i, t := range batch {
 		if err == nil {
 			size := width * s.model.arch.Hidden
@@ -476,13 +610,10 @@ func (s *scheduler) runTexts(urgent bool) bool {
 
 // takeTexts takes the first waiting text and those behind it that can run with it: of the same role,
 // within the budget and with no more than a quarter of padding.
-func (s *scheduler) takeTexts(urgent bool, budget int) []text {
+func (s *scheduler) takeTexts(priority, budget int) []text {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q := &s.calm
-	if urgent {
-		q = &s.urgent
-	}
+	q := &s.queues[priority]
 	if len(*q) == 0 {
 		return nil
 	}
@@ -498,7 +629,10 @@ func (s *scheduler) takeTexts(urgent bool, budget int) []text {
 	}
 	batch := slices.Clone((*q)[:n])
 	*q = (*q)[n:]
-	s.textTokens -= sum
+	s.textTokens[priority] -= sum
+	if priority == asked {
+		s.runningTexts = sum
+	}
 	return batch
 }
 
@@ -549,22 +683,17 @@ func (s *scheduler) run(f func() error) (took time.Duration, err error) {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("run model: panic: %v\n%s", p, debug.Stack())
 		}
-		took = time.Since(start)
+		took = max(time.Since(start), 1)
+		s.mu.Lock()
+		s.busy += took
+		s.mu.Unlock()
 	}()
 	return 0, f()
 }
 
-// measure keeps a running mean of a rate in tokens per second.
-func (s *scheduler) measure(rate *float64, tokens int, took time.Duration) {
-	r := float64(tokens) / max(took.Seconds(), 1e-9)
-	if math.IsInf(r, 0) {
-		return
-	}
+// measure keeps a running mean for those who ask what to expect.
+func (s *scheduler) measure(mean *float64, x float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if *rate == 0 {
-		*rate = r
-		return
-	}
-	*rate += 0.2 * (r - *rate)
+	follow(mean, x)
 }

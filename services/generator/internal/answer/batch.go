@@ -280,6 +280,7 @@ func (a *Answerer) run(ctx context.Context, lease models.Lease, requests []infer
 	group.SetLimit(2 * lease.Options().Streams)
 	var under atomic.Bool // some of the batch is done: then the rest waits rather than fails
 	for i, r := range requests {
+		r.Patient = len(requests) > 1
 		group.Go(func() error {
 			for {
 				o, err := a.generate(ctx, lease, r, begin, nil)
