@@ -44,14 +44,15 @@ type Config struct {
 	MinScore float64
 }
 
-// Engine reads text in pictures. It is safe for concurrent use; runs wait for
-// each other, since one run uses all its threads.
+// Engine reads text in pictures. It is safe for concurrent use; two pictures
+// are read at once and others wait: while one is in the models, which use all
+// threads, the other is cut into lines or its letters are looked up.
 type Engine struct {
 	cfg Config
 
 	once          sync.Once
 	err           error
-	mu            sync.Mutex
+	places        chan struct{}
 	det, rec, cls *ort.Session
 	charset       []string
 }
@@ -67,7 +68,7 @@ func New(cfg Config) *Engine {
 	if cfg.Threads == 0 {
 		cfg.Threads = runtime.NumCPU()
 	}
-	return &Engine{cfg: cfg}
+	return &Engine{cfg: cfg, places: make(chan struct{}, 2)}
 }
 
 func defaultDir() string {
@@ -133,13 +134,17 @@ func (e *Engine) Close() error {
 
 // Recognize returns the lines of text of a picture, from top to bottom. It
 // returns a State error if the models or ONNX Runtime are not installed, and
-// the context's error if that ends between two steps.
+// the context's error if that ends while it waits or between two steps.
 func (e *Engine) Recognize(ctx context.Context, img image.Image) ([]Line, error) {
 	if err := e.Ready(); err != nil {
 		return nil, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	select {
+	case e.places <- struct{}{}:
+		defer func() { <-e.places }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	p := newPixmap(img)
 	if p.w < 4 || p.h < 4 {
 		return nil, nil

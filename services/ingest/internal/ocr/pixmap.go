@@ -59,16 +59,19 @@ func (p *pixmap) turned() *pixmap {
 	return q
 }
 
-// at samples between pixels, those beyond the edge as the edge.
-func (p *pixmap) at(x, y float64, c int) float32 {
+// at samples between pixels, those beyond the edge as the edge, and adds the
+// three colours to sum.
+func (p *pixmap) at(x, y float64, sum *[3]float32) {
 	x, y = min(max(x-0.5, 0), float64(p.w-1)), min(max(y-0.5, 0), float64(p.h-1))
 	x0, y0 := int(x), int(y)
 	x1, y1 := min(x0+1, p.w-1), min(y0+1, p.h-1)
 	fx, fy := float32(x-float64(x0)), float32(y-float64(y0))
-	v := func(x, y int) float32 { return float32(p.pix[3*(y*p.w+x)+c]) }
-	top := v(x0, y0)*(1-fx) + v(x1, y0)*fx
-	low := v(x0, y1)*(1-fx) + v(x1, y1)*fx
-	return top*(1-fy) + low*fy
+	a, b := p.pix[3*(y0*p.w+x0):][:3], p.pix[3*(y0*p.w+x1):][:3]
+	c, d := p.pix[3*(y1*p.w+x0):][:3], p.pix[3*(y1*p.w+x1):][:3]
+	wa, wb, wc, wd := (1-fx)*(1-fy), fx*(1-fy), (1-fx)*fy, fx*fy
+	for k := range 3 {
+		sum[k] += float32(a[k])*wa + float32(b[k])*wb + float32(c[k])*wc + float32(d[k])*wd
+	}
 }
 
 // tensor samples the quadrilateral into out, [3, h, w] in the order blue,
@@ -80,7 +83,7 @@ func (p *pixmap) tensor(out []float32, q quad, w, h, stride int) {
 	// Points per sample in each direction.
 	n := func(dx, dy float64) int { return min(max(int(math.Round(math.Hypot(dx, dy))), 1), 4) }
 	nu, nv := n(ux, uy), n(vx, vy)
-	scale := 1 / float32(nu*nv)
+	scale := 1 / (127.5 * float32(nu*nv))
 	for y := range h {
 		for x := range w {
 			var sum [3]float32
@@ -88,14 +91,11 @@ func (p *pixmap) tensor(out []float32, q quad, w, h, stride int) {
 				for i := range nu {
 					u := float64(x) + (float64(i)+0.5)/float64(nu)
 					v := float64(y) + (float64(j)+0.5)/float64(nv)
-					px, py := q[0].X+u*ux+v*vx, q[0].Y+u*uy+v*vy
-					for c := range 3 {
-						sum[c] += p.at(px, py, c)
-					}
+					p.at(q[0].X+u*ux+v*vx, q[0].Y+u*uy+v*vy, &sum)
 				}
 			}
 			for c := range 3 {
-				out[(2-c)*stride*h+y*stride+x] = sum[c]*scale/127.5 - 1
+				out[(2-c)*stride*h+y*stride+x] = sum[c]*scale - 1
 			}
 		}
 	}

@@ -22,15 +22,14 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 )
 
-// maxMemory is what one instance may grow to: a page that wants more fails.
-const maxMemory = 1 << 30
-
 // engine compiles pdfium once and hands out sandboxed instances of it. An
 // instance sees neither files nor network: only the bytes of its document.
 type engine struct {
 	cacheDir string
 	gate     *gate
-	memories memories
+	// maxMemory is what one instance may grow to: a page that wants more fails.
+	maxMemory int64
+	memories  memories
 
 	// closed ends what is under way when the engine is closed.
 	closed context.Context
@@ -41,8 +40,8 @@ type engine struct {
 	err  error
 }
 
-func newEngine(cacheDir string, workers int) *engine {
-	e := &engine{cacheDir: cacheDir, gate: newGate(workers)}
+func newEngine(cfg Config) *engine {
+	e := &engine{cacheDir: cfg.CacheDir, gate: newGate(cfg.Workers), maxMemory: cfg.MaxMemory}
 	e.memories.all = map[*memory]bool{}
 	e.closed, e.shut = context.WithCancel(context.Background())
 	return e
@@ -79,7 +78,7 @@ func (e *engine) instance(ctx context.Context) (_ *instance, err error) {
 func (e *engine) start() (pdfium.Pool, error) {
 	cfg := wazero.NewRuntimeConfig().
 		WithCoreFeatures(api.CoreFeaturesV2 | experimental.CoreFeaturesExceptionHandling).
-		WithMemoryLimitPages(maxMemory >> 16)
+		WithMemoryLimitPages(uint32(e.maxMemory >> 16))
 	if e.cacheDir != "" {
 		// A cache that cannot be used costs seconds, not the reading.
 		if cache, err := wazero.NewCompilationCacheWithDir(e.cacheDir); err == nil {

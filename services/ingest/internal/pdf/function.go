@@ -24,6 +24,7 @@ const (
 	fnTextCount
 	fnTextGet
 	fnTextUnicode
+	fnTextMapError
 	fnTextObject
 	fnTextLooseBox
 	fnTextMatrix
@@ -58,6 +59,11 @@ const (
 	fnLinkAction
 	fnActionType
 	fnActionURI
+	fnAnnotCount
+	fnAnnotGet
+	fnAnnotClose
+	fnAnnotType
+	fnFlatten
 	fnTreePage
 	fnTreeClose
 	fnTreeCount
@@ -106,6 +112,7 @@ var fnNames = [fnCount]string{
 	fnTextCount:          "FPDFText_CountChars",
 	fnTextGet:            "FPDFText_GetText",
 	fnTextUnicode:        "FPDFText_GetUnicode",
+	fnTextMapError:       "FPDFText_HasUnicodeMapError",
 	fnTextObject:         "FPDFText_GetTextObject",
 	fnTextLooseBox:       "FPDFText_GetLooseCharBox",
 	fnTextMatrix:         "FPDFText_GetMatrix",
@@ -140,6 +147,11 @@ var fnNames = [fnCount]string{
 	fnLinkAction:         "FPDFLink_GetAction",
 	fnActionType:         "FPDFAction_GetType",
 	fnActionURI:          "FPDFAction_GetURIPath",
+	fnAnnotCount:         "FPDFPage_GetAnnotCount",
+	fnAnnotGet:           "FPDFPage_GetAnnot",
+	fnAnnotClose:         "FPDFPage_CloseAnnot",
+	fnAnnotType:          "FPDFAnnot_GetSubtype",
+	fnFlatten:            "FPDFPage_Flatten",
 	fnTreePage:           "FPDF_StructTree_GetForPage",
 	fnTreeClose:          "FPDF_StructTree_Close",
 	fnTreeCount:          "FPDF_StructTree_CountChildren",

@@ -104,7 +104,7 @@ func (rd *reading) needsOCR(s *source) bool {
 			}
 		}
 	}
-	if chars > 0 && broken*2 > chars {
+	if chars > 0 && (broken*2 > chars || s.meaningless*50 > chars) {
 		return true
 	}
 	// Letters of scripts that nobody mixes with Chinese: the file's table of

@@ -23,8 +23,11 @@ type Config struct {
 	// the user's cache folder if that is unset.
 	CacheDir string
 	// Workers is how many pages are read at once, over all documents; 0 is
-	// one a processor. Each may take up to 1 GiB of memory.
+	// one a processor.
 	Workers int
+	// MaxMemory is what the work on one page may take, in bytes, besides the
+	// file: 64 MiB to 4 GiB; 0 is 1 GiB. A page that wants more is not read.
+	MaxMemory int64
 	// OCR reads pages without text; nil reports them as not read.
 	OCR Recognizer
 }
@@ -43,7 +46,11 @@ func New(cfg Config) *Reader {
 	if cfg.Workers <= 0 {
 		cfg.Workers = runtime.NumCPU()
 	}
-	return &Reader{engine: newEngine(cfg.CacheDir, cfg.Workers), ocr: cfg.OCR}
+	if cfg.MaxMemory == 0 {
+		cfg.MaxMemory = 1 << 30
+	}
+	cfg.MaxMemory = min(max(cfg.MaxMemory, 64<<20), 4<<30)
+	return &Reader{engine: newEngine(cfg), ocr: cfg.OCR}
 }
 
 // Close ends the readings under way with a State error, waits for them and
@@ -422,8 +429,9 @@ func (w *worker) read(index int) (l *layout, images []imageData, err error) {
 		if w.pages == nil {
 			w.pages = newPageReader(in)
 		}
-		if page = in.call(fnLoadPage, in.doc, uint64(index)); page != 0 {
-			s = w.pages.read(page, index+1)
+		var links []link
+		if page, links = w.pages.load(index); page != 0 {
+			s = w.pages.read(page, index+1, links)
 		}
 	})
 	if in.err == nil && page != 0 {

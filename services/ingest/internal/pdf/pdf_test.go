@@ -2,12 +2,14 @@ package pdf_test
 
 import (
 	"bytes"
+	"compress/zlib"
 	"context"
 	"flag"
 	"fmt"
 	"image"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -139,6 +141,54 @@ func samples() map[string]*writer {
 		w.raw("q 0.7 0.7 -0.7 0.7 200 300 cm BT /F2 60 Tf 0.9 g (DRAFT) Tj ET Q")
 	}
 	s["furniture"] = w
+
+	w = &writer{}
+	w.page()
+	w.paragraph(1, 10, 72, 90, "Between the years 2018\x96", "19 the rules at https://", "harbour.example/rules were re-", "written by well-", "meaning clerks, who are called well-meaning", "since, and the new text, which nobody asked for, was")
+	w.page()
+	w.paragraph(1, 10, 72, 90, "printed on blue paper.")
+	w.paragraph(1, 10, 72, 130, "Another paragraph follows on the second page of it.")
+	s["joined"] = w
+
+	// Two columns of short cells without rules or a third row, items without
+	// space between them, and paragraphs that only the structure tree parts.
+	w = &writer{ofPage: "/StructParents 0 "}
+	w.page()
+	for i, l := range []string{"Bring what follows", "1. photographs", "2. a form", "Be early", "Be polite"} {
+		w.marked(i, 1, 10, 72, 90+12*float64(i), l)
+	}
+	for i, l := range []string{"Vessel", "Fee", "Dinghy", "10"} {
+		w.marked(5+i, 1, 10, 72+40*float64(i%2), 170+12*float64(i/2), l)
+	}
+	root := w.next(0)
+	ref := func(i int) string { return fmt.Sprintf("%d 0 R ", root+i) }
+	w.extra = "/MarkInfo << /Marked true >> /StructTreeRoot " + ref(0)
+	element := func(kind, kids string) string {
+		return fmt.Sprintf("<< /Type /StructElem /S /%s /P %s /Pg 6 0 R /K [%s] >>", kind, ref(1), kids)
+	}
+	w.more = []string{
+		"<< /Type /StructTreeRoot /K " + ref(1) + "/ParentTree << /Nums [0 [" + ref(2) + ref(4) + ref(6) + ref(7) + ref(8) + ref(11) + ref(12) + ref(14) + ref(15) + "]] >> >>",
+		element("Document", ref(2)+ref(3)+ref(7)+ref(8)+ref(9)),
+		element("P", "0"),
+		element("L", ref(5)+ref(16)), element("LBody", "1"), element("LI", ref(4)), element("LBody", "2"),
+		element("P", "3"), element("P", "4"),
+		element("Table", ref(10)+ref(13)),
+		element("TR", ref(11)+ref(12)), element("TH", "5"), element("TH", "6"),
+		element("TR", ref(14)+ref(15)), element("TD", "7"), element("TD", "8"),
+		element("LI", ref(6)),
+	}
+	parents := map[int]int{2: 1, 3: 1, 4: 5, 5: 3, 6: 16, 16: 3, 7: 1, 8: 1, 9: 1, 10: 9, 11: 10, 12: 10, 13: 9, 14: 13, 15: 13}
+	for child, parent := range parents {
+		w.more[child] = strings.Replace(w.more[child], "/P "+ref(1), "/P "+ref(parent), 1)
+	}
+	w.more[1] = strings.Replace(w.more[1], "/P "+ref(1), "/P "+ref(0), 1)
+	s["tagged"] = w
+
+	w = &writer{annots: []string{"<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (Ada Byron) /Rect [150 680 350 700] /F 4 /AP << /N 8 0 R >> >>"}}
+	w.page()
+	w.text(1, 10, 72, 106, "Name:")
+	w.more = []string{"<< /Type /XObject /Subtype /Form /BBox [0 0 200 20] /Resources << /Font << /F1 3 0 R >> >> /Length 39 >>\nstream\nBT /F1 10 Tf 2 6 Td (Ada Byron) Tj ET  \nendstream"}
+	s["form"] = w
 
 	w = &writer{}
 	w.page()
@@ -327,6 +377,56 @@ func TestHostile(t *testing.T) {
 		d := read(t, r, data, doc.Options{})
 		assert.Len(t, d.Pages, 1)
 	})
+	t.Run("pages in a ring", func(t *testing.T) {
+		w := &writer{}
+		w.page()
+		w.paragraph(1, 10, 72, 90, "Still here.")
+		data := bytes.Replace(w.bytes(), []byte("/Count 1 /Kids [6 0 R ]"), []byte("/Count 9 /Kids [2 0 R 6]"), 1)
+		d, err := r.Read(context.Background(), bytes.NewReader(data), int64(len(data)), doc.Options{})
+		if err == nil {
+			assert.NotEqual(t, doc.Done, d.State())
+		}
+	})
+	t.Run("twenty thousand pages of one object", func(t *testing.T) {
+		w := &writer{}
+		w.page()
+		w.paragraph(1, 10, 72, 90, "One of many.")
+		data := bytes.Replace(w.bytes(), []byte("/Count 1 /Kids [6 0 R ]"), []byte("/Count 20000 /Kids ["+strings.Repeat("6 0 R ", 20_000)+"]"), 1)
+		d := read(t, r, data, doc.Options{Limits: doc.Limits{MaxPages: 200}})
+		assert.Len(t, d.Pages, 200)
+		assert.Equal(t, doc.Partial, d.State())
+	})
+	t.Run("a page that unpacks to more than its memory", func(t *testing.T) {
+		small := newReader(t, pdf.Config{MaxMemory: 64 << 20})
+		w := &writer{}
+		w.page()
+		w.paragraph(1, 10, 72, 90, "Before.")
+		w.page()
+		w.page()
+		w.paragraph(1, 10, 72, 90, "After.")
+		data := w.bytes()
+		packed := deflated(deflated(bytes.Repeat([]byte("q "), 100<<20/2)))
+		data = bytes.Replace(data, []byte("<< /Length 0 >>\nstream\n"), fmt.Appendf(nil, "<< /Filter [/FlateDecode /FlateDecode] /Length %d >>\nstream\n%s", len(packed), packed), 1)
+		d := read(t, small, data, doc.Options{})
+		require.Len(t, d.Pages, 3)
+		assert.Equal(t, "Before.", d.Pages[0].Markdown)
+		assert.Equal(t, "After.", d.Pages[2].Markdown)
+		assert.Empty(t, d.Pages[1].Markdown)
+		assert.Zero(t, small.Live())
+	})
+	t.Run("a picture of four hundred megapixels", func(t *testing.T) {
+		img := bytes.Repeat([]byte{200, 10, 30}, 32*32)
+		w := &writer{images: [][]byte{img}}
+		w.page()
+		w.paragraph(1, 10, 72, 90, "A caption.")
+		w.image(0, 100, 200, 200, 200)
+		data := bytes.Replace(w.bytes(), []byte("/Width 32 /Height 32"), []byte("/Width 20000 /Height 20000"), 1)
+		d := read(t, r, data, doc.Options{Images: func(context.Context, doc.Image, []byte) (string, error) { return "x", nil }})
+		assert.Equal(t, "A caption.", d.Pages[0].Markdown)
+		assert.Equal(t, doc.Partial, d.State())
+		assert.Contains(t, d.Problems[0].Reason, "over the limit")
+		assert.Empty(t, d.Images)
+	})
 	t.Run("more pages than the limit", func(t *testing.T) {
 		w := &writer{}
 		for range 12 {
@@ -348,6 +448,14 @@ func TestHostile(t *testing.T) {
 		assert.Equal(t, doc.Partial, d.State())
 		assert.Equal(t, doc.ByNone, d.Pages[2].ReadBy)
 	})
+}
+
+func deflated(b []byte) []byte {
+	var out bytes.Buffer
+	z := zlib.NewWriter(&out)
+	_, _ = z.Write(b)
+	_ = z.Close()
+	return out.Bytes()
 }
 
 func TestManyPages(t *testing.T) {

@@ -209,7 +209,7 @@ func makeLine(r *row) line {
 	l.rtl = rtl > ltr
 	words := joinLetters(r.words, r.size)
 	if rtl > 0 {
-		words = logicalOrder(words, l.rtl)
+		words = placeMarks(logicalOrder(words, l.rtl))
 	}
 	var fonts weights[string]
 	styles := make(map[string]style, 2)
@@ -255,6 +255,7 @@ func makeLine(r *row) line {
 	if letters == 0 {
 		l.mono, l.bold = words[0].style.mono, words[0].style.bold
 	}
+	l.mono = l.mono && evenPitch(words)
 	l.style = styles[fonts.top()]
 	l.heading, l.element, l.listItem = words[0].heading, words[0].element, words[0].listItem
 	for i := range words {
@@ -272,6 +273,21 @@ func makeLine(r *row) line {
 	l.firstWidth = words[0].box.width()
 	l.hyphen = words[len(words)-1].hyphen || strings.HasSuffix(words[len(words)-1].text, "-")
 	return l
+}
+
+// evenPitch reports whether the characters of the words are all of one width:
+// some fonts only say so.
+func evenPitch(words []word) bool {
+	lo, hi := math.Inf(1), 0.0
+	for i := range words {
+		if n := utf8.RuneCountInString(words[i].text); n >= 3 {
+			p := words[i].box.width() / float64(n) / max(words[i].style.size, 1)
+			lo, hi = min(lo, p), max(hi, p)
+		}
+	}
+	// A single word says nothing of evenness, but letters of one width are
+	// three fifths of their height.
+	return hi == 0 || hi < 1.15*lo && lo > 0.4 && hi < 0.85
 }
 
 // joinLetters makes words of a row whose characters stand one by one, as some
@@ -323,8 +339,43 @@ func needsSpace(a, b *word, gap, size float64) bool {
 	if isCJK(ra) || isCJK(rb) {
 		return gap > 0.4*size
 	}
+	if gap < 0.1*size && (isRTL(ra) && closesUp(rb) || isRTL(rb) && closesUp(ra)) {
+		// Marks above letters and signs at a line's end look like words to pdfium.
+		return false
+	}
 	return gap > 0.05*size || !b.glued
 }
+
+// placeMarks puts vowel signs that stand as words of their own behind the
+// letters that they are drawn above.
+func placeMarks(words []word) []word {
+	out := words[:0:0]
+	for i := range words {
+		w := words[i]
+		if strings.ContainsFunc(w.text, func(c rune) bool { return !unicode.Is(unicode.Mn, c) }) {
+			out = append(out, w)
+			continue
+		}
+		var under *word
+		if n := len(out); n > 0 && out[n-1].box.x0 <= w.box.midX() && out[n-1].box.x1 >= w.box.midX() {
+			under = &out[n-1]
+		} else if i+1 < len(words) && words[i+1].box.x0 <= w.box.midX() && words[i+1].box.x1 >= w.box.midX() {
+			under = &words[i+1]
+		}
+		if under == nil || !strings.ContainsFunc(under.text, isRTL) || under.box.width() <= 0 {
+			out = append(out, w)
+			continue
+		}
+		letters := []rune(under.text)
+		n := min(int((under.box.x1-w.box.midX())/under.box.width()*float64(len(letters)))+1, len(letters))
+		under.text = string(letters[:n]) + w.text + string(letters[n:])
+	}
+	return out
+}
+
+// closesUp reports what stands beside a right-to-left letter without a space
+// unless there is one: such letters, their marks, and punctuation.
+func closesUp(c rune) bool { return isRTL(c) || unicode.Is(unicode.Mn, c) || unicode.IsPunct(c) }
 
 // logicalOrder reorders words given from left to right.
 func logicalOrder(words []word, rtl bool) []word {

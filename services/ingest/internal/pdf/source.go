@@ -90,6 +90,8 @@ type source struct {
 	fills         []box // filled areas that may shade table cells
 	pictures      []picture
 	tagged        []*taggedTable
+	// meaningless counts characters whose meaning the file does not tell.
+	meaningless int
 	// drawn counts vector objects: a page without words but with many is a drawing.
 	drawn int
 	// invisible is the share of words drawn invisibly, as over a scan.
@@ -182,8 +184,45 @@ func (f frame) direction(a, b float64) int {
 	return int(near) % 4 * 90
 }
 
+// load opens a page. What is filled into its form and written on it becomes a
+// part of its content: the text of annotations is not among the page's otherwise.
+func (r *pageReader) load(index int) (page uint64, links []link) {
+	page = r.call(fnLoadPage, r.doc, uint64(index))
+	if page == 0 {
+		return 0, nil
+	}
+	links = r.links(page)
+	if !r.writtenOn(page) {
+		return page, links
+	}
+	const forDisplay, success = 0, 1
+	if r.callInt(fnFlatten, page, forDisplay) == success {
+		r.call(fnClosePage, page)
+		page = r.call(fnLoadPage, r.doc, uint64(index))
+	}
+	return page, links
+}
+
+// writtenOn reports whether the page has annotations that show text.
+func (r *pageReader) writtenOn(page uint64) bool {
+	const freeText, stamp, widget = 3, 13, 20
+	n := min(r.callInt(fnAnnotCount, page), maxLinks)
+	for i := 0; i < n && r.err == nil; i++ {
+		a := r.call(fnAnnotGet, page, uint64(i))
+		if a == 0 {
+			continue
+		}
+		kind := r.callInt(fnAnnotType, a)
+		r.call(fnAnnotClose, a)
+		if kind == freeText || kind == stamp || kind == widget {
+			return true
+		}
+	}
+	return false
+}
+
 // read reads the loaded page.
-func (r *pageReader) read(page uint64, number int) *source {
+func (r *pageReader) read(page uint64, number int, links []link) *source {
 	// Fonts too: pdfium frees those that no open page uses.
 	clear(r.objects)
 	clear(r.fonts)
@@ -202,7 +241,7 @@ func (r *pageReader) read(page uint64, number int) *source {
 		s.width, s.height = f.size()
 	}
 	r.readText(page, f, s)
-	r.readLinks(page, f, s)
+	s.addLinks(links, f)
 	r.readObjects(page, f, s)
 	r.readTree(page).apply(s)
 	return s
@@ -220,6 +259,7 @@ func (r *pageReader) readText(page uint64, f frame, s *source) {
 	}
 	n = min(n, maxPageChars)
 	chars := r.chars(tp, n)
+	s.meaningless = r.repair(tp, chars)
 	b := wordBuilder{pageReader: r, tp: tp, f: f, s: s, chars: chars}
 	for i := 0; i < n && r.err == nil; {
 		if isBreak(chars[i]) {
@@ -541,12 +581,14 @@ func dingbat(s string) string {
 	return s
 }
 
-// readLinks gives the words their web addresses.
-func (r *pageReader) readLinks(page uint64, f frame, s *source) {
-	type link struct {
-		box box
-		uri string
-	}
+// link is an area, in user space, that leads to an address.
+type link struct {
+	x0, y0, x1, y1 float64
+	uri            string
+}
+
+// links returns the page's links to web addresses.
+func (r *pageReader) links(page uint64) []link {
 	var links []link
 	r.mem.WriteUint32Le(r.out, 0)
 	for range maxLinks {
@@ -563,26 +605,29 @@ func (r *pageReader) readLinks(page uint64, f frame, s *source) {
 		if !r.callOK(fnLinkRect, l, r.outAt(8)) {
 			continue
 		}
-		b := f.box(r.float(8), r.float(20), r.float(16), r.float(12))
+		found := link{x0: r.float(8), y0: r.float(20), x1: r.float(16), y1: r.float(12)}
 		n := r.callInt(fnActionURI, r.doc, action, r.outAt(64), outSize-64)
 		if n <= 1 || n > outSize-64 {
 			continue
 		}
-		uri := strings.ToValidUTF8(string(r.bytes(r.out+64, n-1)), "")
-		if !webAddress(uri) || b.width() <= 0 || b.width() > 0.9*s.width && b.height() > 0.5*s.height {
+		found.uri = strings.ToValidUTF8(string(r.bytes(r.out+64, n-1)), "")
+		if webAddress(found.uri) {
+			links = append(links, found)
+		}
+	}
+	return links
+}
+
+// addLinks gives the words their web addresses.
+func (s *source) addLinks(links []link, f frame) {
+	for _, l := range links {
+		b := f.box(l.x0, l.y0, l.x1, l.y1)
+		if b.width() <= 0 || b.width() > 0.9*s.width && b.height() > 0.5*s.height {
 			continue
 		}
-		links = append(links, link{b, uri})
-	}
-	if len(links) == 0 {
-		return
-	}
-	for i := range s.words {
-		w := &s.words[i]
-		for _, l := range links {
-			if l.box.contains(w.box.midX(), w.box.midY()) {
+		for i := range s.words {
+			if w := &s.words[i]; w.link == "" && b.contains(w.box.midX(), w.box.midY()) {
 				w.link = l.uri
-				break
 			}
 		}
 	}

@@ -12,6 +12,8 @@ type writer struct {
 	pages  []string // content streams
 	extra  string   // more entries of the catalog
 	annots []string // of each page, by index
+	more   []string // further objects
+	ofPage string   // more entries of each page
 	images [][]byte // raw RGB, 32 x 32, as /I0, /I1, ..
 	forms  []string // content of form objects, as /X0, /X1, .., which can draw each other
 }
@@ -43,6 +45,19 @@ func (w *writer) paragraph(font int, size, x, y float64, lines ...string) float6
 
 func (w *writer) image(i int, x, y, width, height float64) {
 	w.raw(fmt.Sprintf("q %g 0 0 %g %g %g cm /I%d Do Q", width, height, x, 792-y-height, i))
+}
+
+// next returns the number of the i-th of the further objects, once all pages and
+// pictures are there.
+func (w *writer) next(i int) int {
+	return 6 + len(w.images) + len(w.forms) + 2*len(w.pages) + i
+}
+
+// marked writes a line as marked content of the structure tree.
+func (w *writer) marked(id, font int, size, x, y float64, s string) {
+	w.raw(fmt.Sprintf("/P << /MCID %d >> BDC", id))
+	w.text(font, size, x, y, s)
+	w.raw("EMC")
 }
 
 func (w *writer) bytes() []byte {
@@ -79,8 +94,11 @@ func (w *writer) bytes() []byte {
 		if i < len(w.annots) {
 			annots = "/Annots [" + w.annots[i] + "] "
 		}
-		object(fmt.Sprintf("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] %s/Contents %d 0 R /Resources << /Font << /F1 3 0 R /F2 4 0 R /F3 5 0 R >> /XObject << %s>> >> >>", annots, first+2*i+1, xobjects))
+		object(fmt.Sprintf("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] %s%s/Contents %d 0 R /Resources << /Font << /F1 3 0 R /F2 4 0 R /F3 5 0 R >> /XObject << %s>> >> >>", annots, w.ofPage, first+2*i+1, xobjects))
 		object(fmt.Sprintf("<< /Length %d >>\nstream\n%s\nendstream", len(p), p))
+	}
+	for _, o := range w.more {
+		object(o)
 	}
 	xref := b.Len()
 	fmt.Fprintf(&b, "xref\n0 %d\n0000000000 65535 f \n", len(offsets)+1)

@@ -3,7 +3,9 @@ package picture_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"image"
 	"image/png"
 	"testing"
@@ -37,6 +39,17 @@ func encode(t *testing.T, w, h int) []byte {
 	return b.Bytes()
 }
 
+// claiming is a small file that says it is a large picture.
+func claiming(t *testing.T, w, h uint32) []byte {
+	t.Helper()
+	b := encode(t, 20, 20)
+	head := b[12:29] // IHDR with its data
+	binary.BigEndian.PutUint32(head[4:], w)
+	binary.BigEndian.PutUint32(head[8:], h)
+	binary.BigEndian.PutUint32(b[29:], crc32.ChecksumIEEE(head))
+	return b
+}
+
 func read(r picture.Reader, data []byte, o doc.Options) (*doc.Document, error) {
 	return r.Read(context.Background(), bytes.NewReader(data), int64(len(data)), o)
 }
@@ -64,6 +77,7 @@ func TestRefusals(t *testing.T) {
 		{"broken", good, encode(t, 20, 20)[:40], doc.Options{}, clara.Corrupt},
 		{"small", good, encode(t, 20, 10), doc.Options{}, clara.Invalid},
 		{"large", good, encode(t, 200, 200), doc.Options{Limits: doc.Limits{MaxPixels: 30_000}}, clara.Invalid},
+		{"a hundred megapixels", good, claiming(t, 10_000, 10_000), doc.Options{}, clara.Invalid},
 		{"no text", fixed{}, encode(t, 20, 20), doc.Options{}, clara.Invalid},
 	} {
 		t.Run(c.name, func(t *testing.T) {
