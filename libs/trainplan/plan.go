@@ -47,16 +47,18 @@ type Plan struct {
 	// Resume goes on from the newest checkpoint in RunDir, if there is one; otherwise one that is there is an error.
 	Resume bool `json:"load_checkpoint"`
 
-	DocMaxLength   int    `json:"doc_max_length"` // 0: the checkpoint's
-	CompressRate   int    `json:"compress_rate"`  // 0: the checkpoint's
-	LoraRank       int    `json:"lora_rank"`      // 0: the checkpoint's
-	TopK           int    `json:"generation_top_k"`
-	MaxLen         int    `json:"max_len"`
-	Quantization   string `json:"quantization"` // of the frozen base: no, int8, int4
-	BF16           bool   `json:"bf16"`         // base and activations; masters stay float32
-	FlashAttention bool   `json:"flash_attn"`
-	Checkpointing  bool   `json:"gradient_checkpointing"`
-	ZeroStage      int    `json:"zero_stage"`
+	DocMaxLength int    `json:"doc_max_length"` // 0: the checkpoint's
+	CompressRate int    `json:"compress_rate"`  // 0: the checkpoint's
+	LoraRank     int    `json:"lora_rank"`      // 0: the checkpoint's
+	TopK         int    `json:"generation_top_k"`
+	MaxLen       int    `json:"max_len"`
+	Quantization string `json:"quantization"` // of the frozen base: no, int8, int4
+	BF16         bool   `json:"bf16"`         // base and activations; masters stay float32
+	// BF16Auto says that nobody asked for bf16: on the CPU, whose kernels for it are slower, it is off then.
+	BF16Auto       bool `json:"bf16_auto,omitempty"`
+	FlashAttention bool `json:"flash_attn"`
+	Checkpointing  bool `json:"gradient_checkpointing"`
+	ZeroStage      int  `json:"zero_stage"`
 
 	BatchSize      int     `json:"train_batch_size"` // of all ranks
 	MicroBatchSize int     `json:"micro_train_batch_size"`
@@ -219,8 +221,8 @@ func (p Plan) Validate() error {
 	if !slices.Contains([]string{"auto", "cpu", "cuda"}, p.Device) {
 		bad("device %q: give auto, cpu or cuda", p.Device)
 	}
-	if p.ZeroStage < 0 || p.ZeroStage > 2 {
-		bad("zero_stage is %d, 0 to 2: the frozen base is whole on every rank; where it does not fit, set quantization to int8 or int4", p.ZeroStage)
+	if p.ZeroStage < 0 || p.ZeroStage > 3 {
+		bad("zero_stage is %d, 0 to 3: 1 spreads the optimizer's state over the ranks, 2 gradients too, 3 the frozen base too", p.ZeroStage)
 	}
 	if !p.QA && (!p.MSE || p.Stage != Stage1 && p.Stage != Stage12) {
 		bad("qa_loss off leaves nothing to train on: set mse_loss, in stage1 or stage1_2")

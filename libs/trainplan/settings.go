@@ -103,6 +103,7 @@ func Build(stage string, settings []Setting) (p Plan, notes []string, err error)
 			notes = append(notes, note)
 		}
 	}
+	p.BF16Auto = !given(settings, "bf16")
 	if p.SavePath != "" && p.RunDir == "" {
 		p.RunDir = RunDir(p.SavePath)
 	}

@@ -290,7 +290,7 @@ func (g *group) fault(e ended) error {
 	// A rank that was killed says nothing; one that failed says why.
 	if f, ok := g.failed[e.rank]; ok && f.Message != "" {
 		kind := kindOf(f.Fault)
-		if g.Place.Nodes*g.Place.Ranks > 1 {
+		if g.Place.Nodes*g.Place.Ranks > 1 && !strings.HasPrefix(f.Message, fmt.Sprintf("rank %d", e.rank)) {
 			return clara.Errorf(kind, "rank %d: %s", e.rank, f.Message)
 		}
 		return clara.Errorf(kind, "%s", f.Message)

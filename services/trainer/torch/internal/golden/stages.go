@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
+	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/dataset"
 	"github.com/clara-suite/clara/libs/prompt"
 	"github.com/clara-suite/clara/services/trainer/torch/internal/model"
@@ -163,13 +165,9 @@ func (v *verifier) allStages(ctx context.Context) error {
 
 func (v *verifier) stage(s scope, o *net.Opened, name string) error {
 	g, at := v.g.Stages[name], "stages."+name+"."
-	all, _ := v.data(name)
-	samples := all[:min(len(g.Batch.DecoderIDs), len(all))]
-	if name == "stage2_pretrain_retrieval" { // one of its samples is there for its two positives
-		samples = nil
-		for _, i := range []int{0, 1, 2, 3, 5} {
-			samples = append(samples, all[i])
-		}
+	samples := v.batch(o, name)
+	if len(samples) != len(g.Batch.DecoderIDs) {
+		return clara.Errorf(clara.Corrupt, "a batch of %d samples, and the data has only %d of them", len(g.Batch.DecoderIDs), len(samples))
 	}
 	t := train(s, o, name, g.MemoryRows)
 	r, err := v.run(s, o, name, samples, g.MSEWeight, 1)
@@ -207,6 +205,32 @@ func (v *verifier) stage(s scope, o *net.Opened, name string) error {
 		v.r.skip(at+"grads.max_abs_grad_outside_mem_rows", "rows outside the memory tokens are no parameters here: there is no gradient")
 	}
 	return nil
+}
+
+// batch returns the samples of a stage's batch: those whose ids its rows hold, in order; where none does, the next sample,
+// which then is the difference that is reported.
+func (v *verifier) batch(o *net.Opened, name string) (out []dataset.Sample) {
+	g := v.g.Stages[name].Batch
+	all, c := v.data(name)
+	ids := make([][]int32, len(all))
+	for i, x := range all {
+		if e, err := encode(o.Prompts, base(name), x, c); err == nil {
+			ids[i] = e.IDs
+		}
+	}
+	next := 0
+	for row := range g.DecoderIDs {
+		want := encoderCase{InputIDs: g.DecoderIDs[row], Mask: g.DecoderMask[row]}.unpadded()
+		at := next + slices.IndexFunc(ids[min(next, len(ids)):], func(have []int32) bool { return slices.Equal(have, want) })
+		if at < next { // none: the next one
+			at = next
+		}
+		if at < len(all) {
+			out = append(out, all[at])
+		}
+		next = at + 1
+	}
+	return out
 }
 
 func (v *verifier) ranking(s scope, name string, r step) {

@@ -22,6 +22,8 @@ type Options struct {
 	Bits   int // 8 or 4: linear weights of the blocks are held as integers and dequantised a layer at a time; 0: as they are
 	Vocab  int // rows of the embedding: the length of the tokenizer with CLaRa's tokens
 	Seed   int64
+	// Shards, where not nil, are the ranks over which the blocks' linear weights are spread (zero_stage 3).
+	Shards *torchx.Group
 	// Embedding and Head replace the base's, already resized: those of a checkpoint. Zero views: the base's, resized here.
 	Embedding, Head views.View
 }
@@ -33,7 +35,10 @@ func Load(owner *torchx.Scope, a arch.Model, src Source, o Options) (*Model, err
 		return nil, err
 	}
 	m := &Model{Arch: a, Vocab: o.Vocab, DType: o.DType, Device: o.Device}
-	l := loader{owner: owner, src: src, m: m, o: o}
+	l := loader{owner: owner, src: src, m: m, o: o, dev: o.Device}
+	if o.Shards != nil {
+		m.shards = &sharding{group: o.Shards}
+	}
 	m.embedding = l.table(arch.Embedding, o.Embedding)
 	m.head = m.embedding
 	if !a.TieEmbeddings {
@@ -53,9 +58,19 @@ func Load(owner *torchx.Scope, a arch.Model, src Source, o Options) (*Model, err
 			"self_attn.q_proj": &b.q, "self_attn.k_proj": &b.k, "self_attn.v_proj": &b.v, "self_attn.qkv_proj": &b.qkv,
 			"self_attn.o_proj": &b.o, "mlp.gate_proj": &b.gate, "mlp.up_proj": &b.up, "mlp.gate_up_proj": &b.gateUp, "mlp.down_proj": &b.down,
 		}
-		for _, lin := range a.Linears() {
-			*into[lin.Name] = l.linear(i, lin)
+		linears := l
+		done := func() {}
+		if m.shards != nil { // read on the host, of which only a part stays
+			linears.owner, done = torchx.Open()
+			linears.dev = torchx.CPU
 		}
+		for _, lin := range a.Linears() {
+			*into[lin.Name] = linears.linear(i, lin)
+		}
+		if l.err = linears.err; l.err == nil && m.shards != nil {
+			m.shards.add(owner, b, o.Device)
+		}
+		done()
 	}
 	if l.err != nil {
 		return nil, l.err
@@ -69,6 +84,7 @@ type loader struct {
 	src   Source
 	m     *Model
 	o     Options
+	dev   torchx.Device
 	err   error
 }
 
@@ -123,11 +139,11 @@ func (l *loader) place(v views.View, share bool) tensor {
 		l.err = clara.Errorf(clara.Unsupported, "base model: %s has element type %s", v.Name, v.DType)
 		return nil
 	}
-	if share && d == l.m.DType && l.m.Device == torchx.CPU {
+	if share && d == l.m.DType && l.dev == torchx.CPU {
 		return l.owner.View(v.Data, d, shape...)
 	}
 	return l.owner.Sub(func(s scope) tensor {
-		return s.To(s.FromBytes(v.Data, d, l.m.Device, shape...), l.m.DType)
+		return s.To(s.FromBytes(v.Data, d, l.dev, shape...), l.m.DType)
 	})
 }
 

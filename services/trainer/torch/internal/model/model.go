@@ -26,6 +26,7 @@ type Model struct {
 	norm      tensor // [H]
 	blocks    []block
 	angles    angles
+	shards    *sharding // nil: the base is whole
 
 	// Memory is the trainable part of the embedding, nil if none is trained.
 	Memory *MemoryRows
@@ -98,7 +99,7 @@ func (m *Model) Hidden(s scope, x tensor, lens []int64, p Pass) tensor {
 
 // layer is one transformer block: x [T, H] -> [T, H].
 func (m *Model) layer(s scope, i int, x, cos, sin tensor, p Pass, att attend) tensor {
-	b, eps := &m.blocks[i], m.Arch.NormEps
+	b, eps := m.whole(s, i), m.Arch.NormEps
 	lora := func(name string) *torchx.LoRA { return p.Adapter.lora(i, name, p.Train, p.Seed) }
 
 	h := s.RMSNorm(x, b.inputNorm, eps)

@@ -3,6 +3,7 @@ package net
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/clara-suite/clara/libs/checkpoint"
 	"github.com/clara-suite/clara/libs/clara"
@@ -33,6 +34,8 @@ type Config struct {
 	Bits         int // of the frozen base: 0, 8 or 4
 	Seed         int64
 	MaxLen       int // of decoder inputs, for the tables of positions
+	// Shards, where not nil, are the ranks over which the base's blocks are spread.
+	Shards *torchx.Group
 }
 
 // Described is what the files say of a model, before any of its weights is read. Close it.
@@ -115,7 +118,7 @@ func Open(ctx context.Context, owner *torchx.Scope, c Config) (*Opened, error) {
 
 // Load reads the weights of a described model into owner.
 func (d *Described) Load(owner *torchx.Scope, c Config) (*Opened, error) {
-	opts := model.Options{DType: c.DType, Device: c.Device, Bits: c.Bits, Vocab: d.Writer.Tokenizer().Len(), Seed: c.Seed}
+	opts := model.Options{DType: c.DType, Device: c.Device, Bits: c.Bits, Vocab: d.Writer.Tokenizer().Len(), Seed: c.Seed, Shards: c.Shards}
 	if ck := d.checkpoint; ck != nil {
 		opts.Embedding = ck.Embedding
 		if ck.Head != nil {
@@ -135,14 +138,18 @@ func (d *Described) Load(owner *torchx.Scope, c Config) (*Opened, error) {
 const answerRoom = 256
 
 func agree(s checkpoint.Config, c Config) error {
+	var faults []error
 	if err := s.CheckRate(c.CompressRate); err != nil {
-		return err
+		faults = append(faults, err)
 	}
 	if c.DocMaxLength != 0 && c.DocMaxLength != s.DocMaxLength {
-		return clara.Errorf(clara.Invalid, "doc_max_length is %d and the checkpoint %s was made with %d: leave it out", c.DocMaxLength, c.Checkpoint, s.DocMaxLength)
+		faults = append(faults, fmt.Errorf("doc_max_length is %d and the checkpoint %s was made with %d: leave it out", c.DocMaxLength, c.Checkpoint, s.DocMaxLength))
 	}
 	if c.Rank != 0 && c.Rank != s.LoraR {
-		return clara.Errorf(clara.Invalid, "lora_rank is %d and the checkpoint %s was made with %d: leave it out", c.Rank, c.Checkpoint, s.LoraR)
+		faults = append(faults, fmt.Errorf("lora_rank is %d and the checkpoint %s was made with %d: leave it out", c.Rank, c.Checkpoint, s.LoraR))
+	}
+	if len(faults) > 0 {
+		return clara.Errorf(clara.Invalid, "%w", errors.Join(faults...))
 	}
 	return nil
 }

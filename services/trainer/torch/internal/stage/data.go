@@ -39,6 +39,7 @@ type Data struct {
 	Samples []Sample
 	Docs    [][]int32 // encoder inputs
 	Skipped []string  // samples without a target, with the reason
+	Cut     []string  // samples whose answer does not fit max_len as a whole
 	Hash    string    // of the files and of what was made of them
 	files   [][]int   // samples by file
 	shares  []float64
@@ -137,11 +138,14 @@ func (d *Data) encode(p trainplan.Plan, raw []dataset.Sample, w *prompt.Writer, 
 			if s.Input.Cut {
 				why = fmt.Sprintf("its whole answer is cut away at max_len %d", l.maxLen)
 			}
-			d.Skipped = append(d.Skipped, s.Name+": "+why)
+			d.Skipped = append(d.Skipped, "left out "+s.Name+": "+why)
 		case p.Stage == trainplan.Retrieval && len(s.Positives) == 0:
-			d.Skipped = append(d.Skipped, s.Name+": it has no pos_index")
+			d.Skipped = append(d.Skipped, "left out "+s.Name+": it has no pos_index")
 		default:
 			kept[i] = len(d.Samples)
+			if s.Input.Cut && p.Stage != trainplan.Retrieval {
+				d.Cut = append(d.Cut, fmt.Sprintf("%s: the end of its answer is cut away at max_len %d", s.Name, l.maxLen))
+			}
 			s.cost = len(s.Input.IDs) + len(s.Query)
 			if p.Stage == trainplan.Stage1 || p.Stage == trainplan.Stage12 {
 				for _, x := range s.Docs {
@@ -152,7 +156,11 @@ func (d *Data) encode(p trainplan.Plan, raw []dataset.Sample, w *prompt.Writer, 
 		}
 	}
 	if len(faults) > 0 {
-		return clara.Errorf(clara.Invalid, "%d samples cannot be used: %w", len(faults), errors.Join(faults...))
+		n := len(faults)
+		if n > mostFaults {
+			faults = append(faults[:mostFaults], fmt.Errorf("and %d more", n-mostFaults))
+		}
+		return clara.Errorf(clara.Invalid, "%d samples cannot be used: %w", n, errors.Join(faults...))
 	}
 	for f, index := range d.files {
 		var now []int
@@ -165,6 +173,9 @@ func (d *Data) encode(p trainplan.Plan, raw []dataset.Sample, w *prompt.Writer, 
 	}
 	return nil
 }
+
+// mostFaults is how many samples that cannot be used are named.
+const mostFaults = 50
 
 func (s *Sample) encode(p trainplan.Plan, raw dataset.Sample, w *prompt.Writer, l limits, seed int64, n uint64) (err error) {
 	s.Name = fmt.Sprintf("%s:%d", raw.File, raw.Line)

@@ -3,6 +3,7 @@ package stage
 import (
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/clara-suite/clara/libs/prompt"
 	"github.com/clara-suite/clara/libs/score"
@@ -55,6 +56,9 @@ func (r *Run) evaluate(f forward) error {
 			return fmt.Errorf("evaluate: %w", err)
 		}
 	}
+	if err := r.Settle(); err != nil {
+		return err
+	}
 	x := &r.now.sums
 	sums := []float64{x.ce, x.loss, x.recall5, x.positives, em, cover, f1, scored}
 	if g := r.env.Group; g != nil {
@@ -73,6 +77,9 @@ func (r *Run) evaluate(f forward) error {
 		e.EM, e.Cover, e.F1 = sums[4]/sums[7], sums[5]/sums[7], sums[6]/sums[7]
 	}
 	r.emit(trainplan.Event{Kind: trainplan.Evaluated, Evaluation: &e})
+	if r.board != nil {
+		return r.board.Add(time.Now(), int64(e.Step), e.Scalars()...)
+	}
 	return nil
 }
 

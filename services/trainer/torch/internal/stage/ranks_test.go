@@ -1,6 +1,7 @@
 package stage_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -10,8 +11,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -45,28 +48,51 @@ func worker() error {
 	rank, _ := strconv.Atoi(os.Getenv("STAGE_TEST_RANK"))
 	port, _ := strconv.Atoi(os.Getenv("STAGE_TEST_PORT"))
 	torchx.SetThreads(1)
+	env := stage.Env{Out: os.Stdout, Log: slog.New(slog.DiscardHandler), Device: torchx.CPU}
+	ctx := context.Background()
+	switch os.Getenv("STAGE_TEST_THIRD_STEP") {
+	case "dies":
+		ctx = &third{ctx, func() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) }, 0}
+	case "disk full":
+		signal.Ignore(syscall.SIGXFSZ)
+		ctx = &third{ctx, func() { _ = syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 8 << 10, Max: 8 << 10}) }, 0}
+	}
+	if p.World == 1 {
+		return stage.Execute(ctx, p, env)
+	}
 	g, err := torchx.Join("gloo", "127.0.0.1", "127.0.0.1", port, rank, p.World, torchx.CPU, time.Duration(p.PeerTimeout*float64(time.Second)))
 	if err != nil {
 		return err
 	}
-	ctx := context.Background()
-	if os.Getenv("STAGE_TEST_DIES") != "" {
-		ctx = &dying{Context: ctx}
-	}
-	return stage.Execute(ctx, p, stage.Env{Out: os.Stdout, Log: slog.New(slog.DiscardHandler), Device: torchx.CPU, Group: g})
+	env.Group = g
+	return stage.Execute(ctx, p, env)
 }
 
-// dying kills the process when it is asked about for the third time, which is once a step.
-type dying struct {
+// third calls f when it is asked about for the third time, which is once a step.
+type third struct {
 	context.Context
+	f     func()
 	asked int
 }
 
-func (d *dying) Err() error {
+func (d *third) Err() error {
 	if d.asked++; d.asked == 3 {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		d.f()
 	}
 	return d.Context.Err()
+}
+
+// alone prepares a process that runs a plan as its only rank.
+func alone(t *testing.T, p trainplan.Plan, env ...string) *exec.Cmd {
+	t.Helper()
+	plan, err := json.Marshal(p)
+	require.NoError(t, err)
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	c := exec.Command(exe)
+	c.Env = append(append(os.Environ(), "STAGE_TEST_RANK=0", "OMP_WAIT_POLICY=passive"), env...)
+	c.Stdin = bytes.NewReader(plan)
+	return c
 }
 
 // ranks runs a plan on two processes and returns the output of rank 0 and the error of each.
@@ -90,7 +116,7 @@ func ranks(t *testing.T, p trainplan.Plan, dies bool) ([]trainplan.Metrics, stri
 		if rank == 0 {
 			c.Stdout, c.Stderr = &out, &stderr
 		} else if dies {
-			c.Env = append(c.Env, "STAGE_TEST_DIES=1")
+			c.Env = append(c.Env, "STAGE_TEST_THIRD_STEP=dies")
 		}
 		require.NoError(t, c.Start())
 		cmds[rank] = c
@@ -110,7 +136,7 @@ func TestTwoRanksEqualOne(t *testing.T) {
 	p.BatchSize = 5 // 5, 5 and 1 of 11 samples: in the last step a rank has none
 	want, _, err := execute(context.Background(), p)
 	require.NoError(t, err)
-	for _, zero := range []int{0, 2} {
+	for _, zero := range []int{0, 2, 3} {
 		t.Run(fmt.Sprintf("zero_stage %d", zero), func(t *testing.T) {
 			q := p
 			q.SavePath, q.RunDir, q.ZeroStage = filepath.Join(t.TempDir(), "x"), filepath.Join(t.TempDir(), "x.run"), zero
@@ -154,6 +180,49 @@ func TestKilledRank(t *testing.T) {
 	rest, _, err := execute(context.Background(), p)
 	require.NoError(t, err)
 	assert.Len(t, rest, 4)
+}
+
+// A run whose watcher has died saves, stops, and can be gone on from.
+func TestReaderGone(t *testing.T) {
+	p := tinyPlan(t)
+	p.Epochs = 500 // far more than it makes before it sees that nobody reads
+	c := alone(t, p)
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	out, err := c.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, c.Start())
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && !strings.Contains(lines.Text(), `"event":"step"`) {
+	}
+	require.NoError(t, out.Close())
+	require.Error(t, c.Wait())
+	assert.True(t, c.ProcessState.Exited(), "killed: %s", c.ProcessState)
+	kept := stage.Checkpoints(p.RunDir)
+	require.Len(t, kept, 1, stderr.String())
+	_, err = checkpoint.Open(kept[0])
+	require.NoError(t, err)
+}
+
+// A disk that is full when a checkpoint is due ends the run with a message; the checkpoint before is whole.
+func TestDiskFull(t *testing.T) {
+	p := tinyPlan(t)
+	p.Dropout, p.SaveSteps = 0, 1
+	want, _, err := execute(context.Background(), p)
+	require.NoError(t, err)
+	p.SavePath, p.RunDir = p.SavePath+"d", p.SavePath+"d.run"
+	c := alone(t, p, "STAGE_TEST_THIRD_STEP=disk full")
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	require.Error(t, c.Run())
+	assert.Contains(t, stderr.String(), "save step 3")
+	kept := stage.Checkpoints(p.RunDir)
+	require.NotEmpty(t, kept)
+	assert.Equal(t, "step-00000002", filepath.Base(kept[len(kept)-1]))
+	p.Resume = true
+	rest, _, err := execute(context.Background(), p)
+	require.NoError(t, err)
+	assert.Equal(t, losses(want)[4:], losses(rest))
 }
 
 func TestUnreachableMaster(t *testing.T) {

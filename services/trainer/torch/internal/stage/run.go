@@ -8,12 +8,16 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/prompt"
+	"github.com/clara-suite/clara/libs/tensorboard"
 	"github.com/clara-suite/clara/libs/trainplan"
 	"github.com/clara-suite/clara/services/trainer/torch/internal/model"
 	"github.com/clara-suite/clara/services/trainer/torch/internal/net"
@@ -47,8 +51,8 @@ type Run struct {
 	scope scope // of everything that lives as long as the run
 
 	*net.Opened
+	prep       *prepared
 	data, eval *Data
-	limits     limits
 	memories   *memories
 	evalMem    *memories
 
@@ -67,7 +71,10 @@ type Run struct {
 	began   time.Time // of this process's first step
 	first   int       // step at that time
 	flops   float64   // a token, forward
+	from    *saved    // the checkpoint that the run goes on from; nil: none
 	metrics io.WriteCloser
+	unheard bool                // nobody reads the progress any more
+	board   *tensorboard.Writer // nil: not asked for
 	locked  *os.File
 }
 
@@ -96,11 +103,13 @@ func (x *sums) list() []*float64 {
 	return []*float64{&x.ce, &x.mse, &x.loss, &x.recall1, &x.recall5, &x.positives, &x.tokens, &x.stop, &x.flaw}
 }
 
-// Execute runs a plan to its end, or until ctx ends: then it saves and returns an error that clara.IsContext knows.
+// Execute runs a plan to its end, or until ctx ends or the reader of its progress has gone: then it saves and returns an error that clara.IsContext knows.
 func Execute(ctx context.Context, p trainplan.Plan, env Env) (err error) {
 	if err := p.Validate(); err != nil {
 		return err
 	}
+	p = on(p, env.Device)
+	signal.Ignore(syscall.SIGPIPE) // who watches may go: the run saves and stops then, instead of being killed by its next line
 	return torchx.Do(func(s scope) (err error) {
 		r := &Run{plan: p, env: env, ctx: ctx, scope: s}
 		defer func() { err = errors.Join(err, r.close()) }()
@@ -137,8 +146,9 @@ func (r *Run) world() int {
 }
 
 func (r *Run) emit(e trainplan.Event) {
-	if r.rank() == 0 && r.env.Out != nil {
+	if r.rank() == 0 && r.env.Out != nil && !r.unheard {
 		if err := e.Write(r.env.Out); err != nil {
+			r.unheard = errors.Is(err, syscall.EPIPE)
 			r.env.Log.Warn("cannot write progress", "err", err)
 		}
 	}
@@ -148,46 +158,30 @@ func (r *Run) phase(what string) {
 	r.emit(trainplan.Event{Kind: trainplan.PhaseBegun, Message: what})
 }
 
-// open loads model and data and checks that the run can work.
+// open checks that the run can work, then loads the model.
 func (r *Run) open() (err error) {
 	p := r.plan
 	if err := r.prepareFolder(); err != nil {
 		return err
 	}
 	torchx.SetAttention(p.FlashAttention, p.FlashAttention, true)
-	dtype := torchx.Float32
-	if p.BF16 {
-		dtype = torchx.BFloat16
+	c := config(p, r.env.Device)
+	if p.ZeroStage == 3 { // the base is spread over the ranks
+		c.Shards = r.env.Group
 	}
-	r.phase("loading the model")
-	r.Opened, err = net.Open(r.ctx, r.scope, net.Config{
-		Base: p.Model, Checkpoint: p.Checkpoint, DocMaxLength: p.DocMaxLength, CompressRate: p.CompressRate, Rank: p.LoraRank,
-		FreshDecoder: p.Stage == trainplan.Stage12, Dropout: p.Dropout, DType: dtype, Device: r.env.Device, Bits: p.Bits(), Seed: p.Seed, MaxLen: p.MaxLen,
-	})
-	if err != nil {
+	if r.prep, err = prepare(r.ctx, p, c, r.env, r.phase, nil); err != nil {
 		return err
 	}
-	for _, w := range r.Settings.Warnings() {
+	r.data, r.eval = r.prep.data, r.prep.eval
+	if r.from, err = newest(p, r.data.Hash); err != nil {
+		return err
+	}
+	for _, w := range r.prep.warnings() {
 		r.emit(trainplan.Event{Kind: trainplan.Warning, Message: w})
 	}
-	r.phase("tokenizing the data")
-	r.limits = limits{doc: r.Settings.DocMaxLength, k: p.TopK, maxLen: p.MaxLen}
-	if r.data, err = readData(p, p.Data, r.Prompts, r.limits, p.Seed); err != nil {
+	r.phase("loading the model")
+	if r.Opened, err = r.prep.Load(r.scope, c); err != nil {
 		return err
-	}
-	if p.EvalData != "" {
-		q := p
-		q.MaxSamples = 0
-		if r.eval, err = readData(q, []trainplan.Dataset{{Path: p.EvalData}}, r.Prompts, r.limits, p.Seed); err != nil {
-			return err
-		}
-	}
-	for i, s := range r.data.Skipped {
-		if i == 20 {
-			r.emit(trainplan.Event{Kind: trainplan.Warning, Message: fmt.Sprintf("and %d more samples left out", len(r.data.Skipped)-i)})
-			break
-		}
-		r.emit(trainplan.Event{Kind: trainplan.Warning, Message: "left out " + s})
 	}
 	for _, lin := range r.Arch.Linears() {
 		r.flops += 2 * float64(lin.In) * float64(lin.Out) * float64(r.Arch.Layers)
@@ -198,14 +192,15 @@ func (r *Run) open() (err error) {
 }
 
 // prepareFolder makes the run's folder and keeps other runs out of it.
-func (r *Run) prepareFolder() error {
+func (r *Run) prepareFolder() (err error) {
 	if err := os.MkdirAll(r.plan.RunDir, 0o755); err != nil {
 		return clara.Errorf(clara.Unavailable, "make the run's folder: %w", err)
 	}
-	if r.rank() != 0 {
-		return nil
+	if err := fresh(r.plan); err != nil || r.rank() != 0 {
+		return err
 	}
-	return r.lock()
+	r.locked, err = lock(r.plan.RunDir)
+	return err
 }
 
 // trains names what the stage trains, checks the whole and, where there is a checkpoint to go on from, loads it.
@@ -219,14 +214,13 @@ func (r *Run) trains(adapters []*model.Adapter, memory bool) error {
 		r.names, r.params = append(r.names, "memory_rows"), append(r.params, r.TrainMemory(r.scope, r.MemoryIDs()))
 	}
 	r.opt = newShards(r.scope, r.params, r.env.Group, r.plan.ZeroStage, r.plan.Beta1, r.plan.Beta2, r.plan.Decay)
-	estimate, err := r.plan.Preflight(r.Arch, r.data.load(r.M), r.Settings.LoraR, trainplan.Machine{Memory: r.env.FreeMemory})
-	if err != nil {
-		return err
-	}
 	if err := r.resume(); err != nil {
 		return err
 	}
 	if g := r.env.Group; g != nil {
+		if err := r.agree(); err != nil {
+			return err
+		}
 		if err := g.Broadcast(0, r.params); err != nil {
 			return err
 		}
@@ -236,17 +230,45 @@ func (r *Run) trains(adapters []*model.Adapter, memory bool) error {
 	for _, t := range r.params {
 		trained += t.Len()
 	}
-	attention := "scaled_dot_product_attention: flash where it applies, else math"
-	if !r.plan.FlashAttention {
-		attention = "scaled_dot_product_attention: math"
-	}
-	r.emit(trainplan.Event{Kind: trainplan.Started, Summary: &trainplan.Summary{
-		Model: r.BasePath, Family: r.Arch.Family, Parameters: r.Arch.Parameters(), Trained: trained,
-		Samples: len(r.data.Samples), Skipped: len(r.data.Skipped), Documents: len(r.data.Docs), Steps: r.steps, From: r.step, Memories: r.M,
-		Device: r.env.Device.String(), DType: r.DType.String(), Attention: attention, Threads: torchx.Threads(), World: r.world(), Estimate: estimate,
-	}})
+	sum := r.prep.summary(r.plan, r.env)
+	sum.Trained, sum.From, sum.World = trained, r.step, r.world()
+	r.emit(trainplan.Event{Kind: trainplan.Started, Summary: &sum})
 	r.began, r.first = time.Now(), r.step
 	return r.openMetrics()
+}
+
+// agree refuses ranks that found another checkpoint or other data than rank 0: machines that see different files.
+func (r *Run) agree() error {
+	data, err := strconv.ParseUint(r.data.Hash[:8], 16, 32)
+	if err != nil {
+		return fmt.Errorf("hash of the data: %w", err)
+	}
+	mine := []float64{float64(r.step), float64(data)}
+	first := []float64{0, 0}
+	if r.rank() == 0 {
+		copy(first, mine)
+	}
+	if err := r.env.Group.Sum(first); err != nil {
+		return err
+	}
+	differ := []float64{0}
+	what := ""
+	switch {
+	case mine[1] != first[1]:
+		differ[0], what = 1, "reads other training data than rank 0: give all machines the same files"
+	case mine[0] != first[0]:
+		differ[0], what = 1, fmt.Sprintf("is at step %d and rank 0 at %.0f: ckpt_path must be a folder that all machines share", r.step, first[0])
+	}
+	if err := r.env.Group.Sum(differ); err != nil {
+		return err
+	}
+	switch {
+	case what != "":
+		return clara.Errorf(clara.Invalid, "rank %d %s", r.rank(), what)
+	case differ[0] > 0:
+		return clara.Errorf(clara.Invalid, "%.0f other ranks see another checkpoint or other data than this one", differ[0])
+	}
+	return nil
 }
 
 // keepMemories opens the store of document memories: stage 3 compresses nothing twice.
@@ -277,8 +299,11 @@ func (r *Run) close() error {
 	if r.locked != nil {
 		errs = append(errs, r.locked.Close())
 	}
-	if r.Opened != nil {
-		errs = append(errs, r.Opened.Close())
+	if r.board != nil {
+		errs = append(errs, r.board.Close())
+	}
+	if r.prep != nil {
+		errs = append(errs, r.prep.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -399,7 +424,7 @@ type forward func(s scope, b batch, tape *torchx.Tape) (result, error)
 func (r *Run) Backward(b batch, f forward) error {
 	return torchx.Do(func(s scope) error {
 		var tape *torchx.Tape
-		if r.plan.Checkpointing {
+		if r.recomputes() {
 			tape = torchx.NewTape(s)
 		}
 		r.clock.to("forward")
@@ -508,19 +533,26 @@ func (r *Run) spent(tokens int, factor float64) {
 // gradFactor is the work of a pass with its gradient, in forward passes: weights are frozen, so the gradient of the inputs
 // costs as much as the forward pass, and checkpointing one more.
 func (r *Run) gradFactor() float64 {
-	if r.plan.Checkpointing {
+	if r.recomputes() {
 		return 3
 	}
 	return 2
 }
 
+// recomputes reports whether layers are computed again for their gradient: where it is asked for, and where the weights of a
+// layer are there only while it runs.
+func (r *Run) recomputes() bool { return r.plan.Checkpointing || r.plan.ZeroStage == 3 }
+
 // Step ends a step: gradients are summed over the ranks and clipped, the optimizer moves, progress is told, and where it is
 // time the run is evaluated and saved. It returns the step's fault, and the context's error after saving once it ended.
 func (r *Run) Step(f forward) error {
 	r.clock.to("reduce")
+	if err := r.Settle(); err != nil {
+		return err
+	}
 	x := &r.now.sums
 	x.tokens = float64(r.now.tokens)
-	if r.ctx.Err() != nil {
+	if r.ctx.Err() != nil || r.unheard {
 		x.stop = 1
 	}
 	if err := r.reduce(); err != nil {

@@ -4,7 +4,7 @@ import "github.com/clara-suite/clara/services/trainer/torch/internal/torchx"
 
 // shards is the optimizer, whose state lies whole on every rank or, with zero_stage 1 and 2, in parts: a parameter belongs to
 // one rank, which alone keeps its moments, moves it, and gives it to the others. With 2 the other ranks drop its gradient
-// before that. Parameters themselves are on all ranks.
+// before that. Parameters themselves are on all ranks; with 3 the frozen base is not (model.Options).
 type shards struct {
 	group  *torchx.Group
 	params []tensor

@@ -247,3 +247,18 @@ func TestPlanIsKeptWithTheCheckpoint(t *testing.T) {
 	require.NoError(t, json.Unmarshal(raw, &st))
 	assert.Equal(t, p, st.Plan)
 }
+
+// BenchmarkThousandSteps tells what the process holds after 100 and after 1,000 steps of a tiny model: what an operator or a
+// step leaks does not depend on the width of a model.
+func BenchmarkThousandSteps(b *testing.B) {
+	for b.Loop() {
+		p := tinyPlan(b)
+		p.Epochs, p.MaxSteps, p.LearningRate = 1000, 1000, 1e-4
+		m, _, err := execute(context.Background(), p)
+		require.NoError(b, err)
+		require.Len(b, m, 1000)
+		b.ReportMetric(float64(m[99].Memory)/(1<<20), "MiB@100")
+		b.ReportMetric(float64(m[999].Memory)/(1<<20), "MiB@1000")
+		b.ReportMetric(float64(m[999].MemoryPeak)/(1<<20), "MiB-peak")
+	}
+}

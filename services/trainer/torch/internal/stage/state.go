@@ -10,12 +10,14 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/checkpoint"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/safetensors"
 	views "github.com/clara-suite/clara/libs/tensor"
+	"github.com/clara-suite/clara/libs/tensorboard"
 	"github.com/clara-suite/clara/libs/trainplan"
 	"github.com/clara-suite/clara/services/trainer/torch/internal/model"
 	"github.com/clara-suite/clara/services/trainer/torch/internal/torchx"
@@ -29,6 +31,7 @@ const (
 	tensorsFile    = "state.safetensors"
 	metricsFile    = "metrics.jsonl"
 	lockFile       = "lock"
+	boardDir       = "tensorboard"
 )
 
 // state is state.json. What a resumed run must have in common with the one that wrote it is here in full.
@@ -41,19 +44,17 @@ type state struct {
 	Plan     trainplan.Plan `json:"plan"`
 }
 
-// lock keeps a second run out of the folder. The file stays locked until the process ends.
-func (r *Run) lock() error {
-	path := filepath.Join(r.plan.RunDir, lockFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+// lock keeps a second run out of a folder, until the file is closed or the process ends.
+func lock(runDir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(runDir, lockFile), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return clara.Errorf(clara.Unavailable, "lock the run's folder: %w", err)
+		return nil, clara.Errorf(clara.Unavailable, "lock the run's folder: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return clara.Errorf(clara.Conflict, "another run writes to %s: stop it, or give this one a ckpt_path of its own", r.plan.RunDir)
+		return nil, clara.Errorf(clara.Conflict, "another run writes to %s: stop it, or give this one a ckpt_path of its own", runDir)
 	}
-	r.locked = f
-	return nil
+	return f, nil
 }
 
 // Checkpoints lists the complete checkpoints of a run's folder, oldest first.
@@ -185,27 +186,35 @@ func (r *Run) export() error {
 	return nil
 }
 
-// resume goes on from the newest checkpoint, if the plan says so and there is one.
-func (r *Run) resume() error {
-	all := Checkpoints(r.plan.RunDir)
+// saved is a checkpoint that a run goes on from.
+type saved struct {
+	path string
+	state
+}
+
+// newest is the newest checkpoint of the run's folder, nil if there is none; one of another run is refused.
+func newest(p trainplan.Plan, dataHash string) (*saved, error) {
+	all := Checkpoints(p.RunDir)
 	if len(all) == 0 {
+		return nil, nil
+	}
+	s := saved{path: all[len(all)-1]}
+	raw, err := os.ReadFile(filepath.Join(s.path, stateFile))
+	if err != nil {
+		return nil, clara.Errorf(clara.Unavailable, "resume: %w", err)
+	}
+	if err := json.Unmarshal(raw, &s.state); err != nil {
+		return nil, clara.Errorf(clara.Corrupt, "resume from %s: %w", s.path, err)
+	}
+	return &s, fits(p, dataHash, s.state, s.path)
+}
+
+// resume goes on from the checkpoint that was found.
+func (r *Run) resume() error {
+	if r.from == nil {
 		return nil
 	}
-	newest := all[len(all)-1]
-	if !r.plan.Resume {
-		return clara.Errorf(clara.Exists, "%s holds checkpoints of a run: set load_checkpoint to go on from %s, or give another ckpt_path", r.plan.RunDir, filepath.Base(newest))
-	}
-	raw, err := os.ReadFile(filepath.Join(newest, stateFile))
-	if err != nil {
-		return clara.Errorf(clara.Unavailable, "resume: %w", err)
-	}
-	var st state
-	if err := json.Unmarshal(raw, &st); err != nil {
-		return clara.Errorf(clara.Corrupt, "resume from %s: %w", newest, err)
-	}
-	if err := r.fits(st, newest); err != nil {
-		return err
-	}
+	newest, st := r.from.path, r.from.state
 	f, err := safetensors.Open(filepath.Join(newest, tensorsFile))
 	if err != nil {
 		return fmt.Errorf("resume: %w", err)
@@ -238,14 +247,14 @@ func (r *Run) resume() error {
 }
 
 // fits refuses to go on with another data set or with settings that would change what the steps do.
-func (r *Run) fits(st state, path string) error {
+func fits(p trainplan.Plan, dataHash string, st state, path string) error {
 	if st.Format != 1 {
 		return clara.Errorf(clara.Unsupported, "resume from %s: format %d of a newer version", path, st.Format)
 	}
-	if st.DataHash != r.data.Hash {
+	if st.DataHash != dataHash {
 		return clara.Errorf(clara.Invalid, "resume from %s: the training data, or what it is cut to, has changed since; go back to it, or start anew in another ckpt_path", path)
 	}
-	a, b := comparable(st.Plan), comparable(r.plan)
+	a, b := comparable(st.Plan), comparable(p)
 	for _, k := range slices.Sorted(mapKeys(a)) {
 		if a[k] != b[k] {
 			return clara.Errorf(clara.Invalid, "resume from %s: %s was %s and is %s now: go back to it, or start anew in another ckpt_path", path, k, a[k], b[k])
@@ -312,7 +321,10 @@ func (r *Run) openMetrics() error {
 		return clara.Errorf(clara.Unavailable, "write metrics: %w", err)
 	}
 	r.metrics = f
-	return nil
+	if r.plan.TensorBoard {
+		r.board, err = tensorboard.Create(filepath.Join(r.plan.RunDir, boardDir), int64(r.step))
+	}
+	return err
 }
 
 func (r *Run) record(m trainplan.Metrics) error {
@@ -326,7 +338,10 @@ func (r *Run) record(m trainplan.Metrics) error {
 	if _, err := r.metrics.Write(append(raw, '\n')); err != nil {
 		return clara.Errorf(clara.Unavailable, "write metrics: %w", err)
 	}
-	return nil
+	if r.board == nil {
+		return nil
+	}
+	return r.board.Add(time.Now(), int64(m.Step), m.Scalars()...)
 }
 
 // memory is what the process holds now and held at most: of the device, or resident on the host.

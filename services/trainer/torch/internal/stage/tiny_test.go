@@ -23,7 +23,7 @@ import (
 )
 
 // tinyBase writes a random base model of two layers whose tokens are bytes, and returns its folder.
-func tinyBase(t *testing.T) string {
+func tinyBase(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "base")
 	require.NoError(t, os.Mkdir(dir, 0o755))
@@ -100,7 +100,7 @@ func float32Bytes(f []float32) []byte {
 }
 
 // tinyData writes the file of a stage with n samples.
-func tinyData(t *testing.T, name string, n int) string {
+func tinyData(t testing.TB, name string, n int) string {
 	t.Helper()
 	var lines []string
 	doc := func(i int) string {
@@ -131,7 +131,7 @@ func tinyData(t *testing.T, name string, n int) string {
 }
 
 // tinyPlan is a fresh stage 1 on a tiny base.
-func tinyPlan(t *testing.T) trainplan.Plan {
+func tinyPlan(t testing.TB) trainplan.Plan {
 	t.Helper()
 	p := trainplan.Default(trainplan.Stage1)
 	root := t.TempDir()
@@ -144,7 +144,7 @@ func tinyPlan(t *testing.T) trainplan.Plan {
 }
 
 // next is the plan of a later stage on the checkpoint of another.
-func next(t *testing.T, p trainplan.Plan, name string) trainplan.Plan {
+func next(t testing.TB, p trainplan.Plan, name string) trainplan.Plan {
 	t.Helper()
 	q := trainplan.Default(name)
 	q.Model, q.Checkpoint, q.Data = p.Model, p.SavePath, []trainplan.Dataset{{Path: tinyData(t, name, 11)}}

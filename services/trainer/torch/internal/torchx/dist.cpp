@@ -67,6 +67,11 @@ char *cx_broadcast(void *group, void **ts, int n, int root) {
     if (one[0].data_ptr() != t.data_ptr()) t.copy_(one[0]);
   })
 }
+// in [n] of every rank -> out [ranks * n], in the order of the ranks.
+char *cx_all_gather(void *group, void *in, void *out) {
+  TRY(torch::NoGradGuard ng; Tensor from = T(in).detach(); Tensor to = T(out).detach();
+      (*static_cast<Group *>(group))->_allgather_base(to, from)->wait())
+}
 char *cx_barrier(void *group) { TRY((*static_cast<Group *>(group))->barrier(c10d::BarrierOptions())->wait()) }
 void cx_free_group(void *g) { delete static_cast<Group *>(g); }
 void cx_free_store(void *s) { delete static_cast<Store *>(s); }

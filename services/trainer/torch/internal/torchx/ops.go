@@ -62,6 +62,31 @@ func (s *Scope) Zeros(d DType, dev Device, shape ...int64) *Tensor {
 	return s.gotch("zeros", h)
 }
 
+// Empty makes a tensor whose elements are whatever was there.
+func (s *Scope) Empty(d DType, dev Device, shape ...int64) *Tensor {
+	var h unsafe.Pointer
+	p, nd := dims(shape)
+	check(C.cx_empty(p, nd, C.int(d), C.int(dev), &h))
+	return s.own(h)
+}
+
+// Bytes returns the elements of a as they lie in memory, uint8 [n]; memory is shared where a is contiguous.
+func (s *Scope) Bytes(a *Tensor) *Tensor {
+	var h unsafe.Pointer
+	check(C.cx_bytes(a.p(), &h))
+	b := s.own(h)
+	b.pinned = a.pinned
+	return b
+}
+
+// FromRow returns the tensor that lies at byte at of row (uint8 [n]); memory is shared.
+func (s *Scope) FromRow(row *Tensor, at int64, d DType, shape ...int64) *Tensor {
+	var h unsafe.Pointer
+	p, nd := dims(shape)
+	check(C.cx_from_row(row.p(), C.int64_t(at), p, nd, C.int(d), &h))
+	return s.own(h)
+}
+
 // cuda is gotch's number of a device: -1 is the CPU.
 func cuda(d Device) int32 { return int32(d) }
 

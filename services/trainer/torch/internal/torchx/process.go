@@ -56,6 +56,18 @@ func CUDAMemory(d Device) (now, peak int64) {
 	return int64(n), int64(p)
 }
 
+// CUDAFree returns the bytes that a device can still give, to anyone.
+func CUDAFree(d Device) (int64, error) {
+	var n C.int64_t
+	if err := text(C.cx_cuda_free(C.int(d), &n)); err != nil {
+		return 0, clara.Errorf(clara.Unavailable, "ask for the free memory of %s: %w", d, err)
+	}
+	return int64(n), nil
+}
+
+// Sync waits until a device has done what was asked of it.
+func Sync(d Device) { check(C.cx_sync(C.int(d))) }
+
 // SetAttention chooses which attention kernels may be used; all by default.
 func SetAttention(flash, efficient, math bool) {
 	check(C.cx_sdp(flag(flash), flag(efficient), flag(math)))
@@ -115,6 +127,11 @@ func (g *Group) Sum(v []float64) error {
 func (g *Group) Broadcast(root int, ts []*Tensor) error {
 	p, n := handles(ts)
 	return g.lost("broadcast", C.cx_broadcast(g.group, p, n, C.int(root)))
+}
+
+// AllGather puts in [n] of every rank one after another into out [ranks * n].
+func (g *Group) AllGather(out, in *Tensor) error {
+	return g.lost("all-gather", C.cx_all_gather(g.group, in.p(), out.p()))
 }
 
 // Barrier waits for all ranks.

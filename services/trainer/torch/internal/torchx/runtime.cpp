@@ -36,6 +36,17 @@ void cx_free_all(void **t, int n) {
 }
 char *cx_alias(void *t, void **out) { TRY(*out = give(T(t))) }
 char *cx_clone(void *t, void **out) { TRY(*out = give(T(t).clone())) }
+char *cx_empty(const int64_t *dims, int nd, int dtype, int device, void **out) {
+  TRY(*out = give(torch::empty(torch::IntArrayRef(dims, nd), torch::TensorOptions().dtype(static_cast<torch::ScalarType>(dtype)).device(device_of(device)))))
+}
+char *cx_bytes(void *t, void **out) {
+  TRY(torch::NoGradGuard ng; *out = give(T(t).detach().contiguous().view({-1}).view(torch::kByte)))
+}
+char *cx_from_row(void *row, int64_t at, const int64_t *dims, int nd, int dtype, void **out) {
+  TRY(torch::NoGradGuard ng; auto type = static_cast<torch::ScalarType>(dtype); torch::IntArrayRef shape(dims, nd);
+      int64_t bytes = int64_t(c10::elementSize(type)) * c10::multiply_integers(shape);
+      *out = give(T(row).narrow(0, at, bytes).view(type).view(shape)))
+}
 char *cx_copy_(void *dst, void *src) { TRY(torch::NoGradGuard ng; T(dst).copy_(T(src))) }
 char *cx_add_(void *dst, void *src, double alpha) { TRY(torch::NoGradGuard ng; T(dst).add_(T(src), alpha)) }
 char *cx_mul_(void *dst, double f) { TRY(torch::NoGradGuard ng; T(dst).mul_(f)) }
@@ -75,6 +86,14 @@ int cx_cuda_devices(void) {
 char *cx_cuda_memory(int device, int64_t *now, int64_t *peak) {
   TRY(auto s = at::getDeviceAllocator(torch::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
       auto &b = s.allocated_bytes[0]; *now = b.current; *peak = b.peak)
+}
+// The runtime's own calls, found in the library that libtorch_cuda brought: nothing of CUDA is linked.
+char *cx_cuda_free(int device, int64_t *bytes) {
+  TRY(auto set = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "cudaSetDevice"));
+      auto info = reinterpret_cast<int (*)(size_t *, size_t *)>(dlsym(RTLD_DEFAULT, "cudaMemGetInfo"));
+      size_t left = 0; size_t total = 0;
+      if (!set || !info || set(device) || info(&left, &total)) throw std::runtime_error("cudaMemGetInfo does not answer");
+      *bytes = int64_t(left))
 }
 char *cx_sync(int device) {
   TRY(if (device >= 0) c10::impl::VirtualGuardImpl(torch::kCUDA).synchronizeDevice(static_cast<c10::DeviceIndex>(device)))

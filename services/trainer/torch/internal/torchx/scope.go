@@ -4,6 +4,7 @@ package torchx
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -66,6 +67,10 @@ func recovered(err *error) {
 	switch p := recover().(type) {
 	case nil:
 	case fault:
+		if known := new(clara.Error); errors.As(p.err, &known) {
+			*err = p.err
+			return
+		}
 		msg := p.err.Error()
 		if strings.Contains(msg, "out of memory") || strings.Contains(msg, "can't allocate memory") {
 			*err = clara.Errorf(clara.Busy, "libtorch is out of memory: %s: lower micro_train_batch_size, or set gradient_checkpointing or quantization", msg)

@@ -16,6 +16,9 @@ void cx_free(void *t);
 void cx_free_all(void **t, int n);
 char *cx_alias(void *t, void **out);                                                     // a second handle
 char *cx_clone(void *t, void **out);
+char *cx_empty(const int64_t *dims, int nd, int dtype, int device, void **out);           // not initialised
+char *cx_bytes(void *t, void **out);                                                     // uint8 [bytes], shared if contiguous
+char *cx_from_row(void *row, int64_t at, const int64_t *dims, int nd, int dtype, void **out); // shared
 char *cx_copy_(void *dst, void *src);
 char *cx_add_(void *dst, void *src, double alpha);
 char *cx_mul_(void *dst, double factor);
@@ -33,6 +36,7 @@ char *cx_randperm(int64_t seed, int64_t n, int64_t *out); // torch.randperm of a
 char *cx_load_cuda(void);
 int cx_cuda_devices(void);
 char *cx_cuda_memory(int device, int64_t *now, int64_t *peak);
+char *cx_cuda_free(int device, int64_t *bytes);
 char *cx_sync(int device);
 char *cx_sdp(int flash, int efficient, int math);
 void cx_deterministic(int on);
@@ -65,6 +69,7 @@ char *cx_group(const char *backend, const char *iface, void *store, int rank, in
 char *cx_all_reduce(void *group, void **tensors, int n);
 char *cx_all_reduce_f64(void *group, int cuda, double *values, int n);
 char *cx_broadcast(void *group, void **tensors, int n, int root);
+char *cx_all_gather(void *group, void *in, void *out);
 char *cx_barrier(void *group);
 void cx_free_group(void *group);
 void cx_free_store(void *store);

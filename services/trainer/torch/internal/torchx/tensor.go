@@ -97,6 +97,13 @@ func check(e *C.char) {
 	}
 }
 
+// Check ends the enclosing Do with err, where there is one, as libtorch's own faults do.
+func Check(err error) {
+	if err != nil {
+		panic(fault{err})
+	}
+}
+
 func text(e *C.char) error {
 	if e == nil {
 		return nil
