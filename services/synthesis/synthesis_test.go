@@ -3,8 +3,11 @@ package synthesis_test
 import (
 	"bytes"
 	"context"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,6 +15,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	metricspb "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
 
 	"github.com/clara-suite/clara/libs/app"
 	"github.com/clara-suite/clara/libs/clara"
@@ -79,8 +85,13 @@ type suite struct {
 
 func start(t *testing.T) *suite {
 	t.Helper()
+	return startWith(t, telemetry.Config{LogLevel: "error", LogFormat: "text"}, os.Stderr)
+}
+
+func startWith(t *testing.T, c telemetry.Config, log io.Writer) *suite {
+	t.Helper()
 	ctx := t.Context()
-	a, err := app.New(ctx, "test", telemetry.Config{LogLevel: "error", LogFormat: "text"}, rpc.Config{}, os.Stderr)
+	a, err := app.New(ctx, "test", c, rpc.Config{}, log)
 	require.NoError(t, err)
 	require.NoError(t, a.OpenEvents(ctx, events.Config{}, natstest.Start(t), synthesis.JobType))
 	require.NoError(t, a.OpenFiles(ctx, "file://"+filepath.ToSlash(t.TempDir()), t.TempDir()))
@@ -98,10 +109,10 @@ func start(t *testing.T) *suite {
 		stop()
 		assert.Zero(t, <-done)
 	})
-	c, err := a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{})
+	client, err := a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{})
 	require.NoError(t, err)
-	s.client = synthesisv1connect.NewSynthesisServiceClient(c.HTTP, c.URL, c.Options()...)
-	s.jobs = jobv1connect.NewJobServiceClient(c.HTTP, c.URL, c.Options()...)
+	s.client = synthesisv1connect.NewSynthesisServiceClient(client.HTTP, client.URL, client.Options()...)
+	s.jobs = jobv1connect.NewJobServiceClient(client.HTTP, client.URL, client.Options()...)
 	return s
 }
 
@@ -258,4 +269,75 @@ func TestServiceResumesACancelledBuild(t *testing.T) {
 	again, err := s.jobs.GetJob(ctx, &jobv1.GetJobRequest{Name: j.Name})
 	require.NoError(t, err)
 	assert.NotContains(t, again.String()+d.String(), secret)
+}
+
+// collector keeps the spans that it is sent, as text.
+type collector struct {
+	tracepb.UnimplementedTraceServiceServer
+	mu    sync.Mutex
+	spans strings.Builder
+}
+
+// numbers takes metrics, and keeps none.
+type numbers struct {
+	metricspb.UnimplementedMetricsServiceServer
+}
+
+func (numbers) Export(context.Context, *metricspb.ExportMetricsServiceRequest) (*metricspb.ExportMetricsServiceResponse, error) {
+	return &metricspb.ExportMetricsServiceResponse{}, nil
+}
+
+func (c *collector) Export(_ context.Context, r *tracepb.ExportTraceServiceRequest) (*tracepb.ExportTraceServiceResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spans.WriteString(r.String())
+	return &tracepb.ExportTraceServiceResponse{}, nil
+}
+
+// The key is in no log line, trace, stored file, job or record, not even when the endpoint repeats it; nor is the text
+// of documents in logs and traces.
+func TestSecretsStayHidden(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var spans collector
+	server := grpc.NewServer()
+	tracepb.RegisterTraceServiceServer(server, &spans)
+	metricspb.RegisterMetricsServiceServer(server, numbers{})
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+
+	var log bytes.Buffer
+	told := ""
+	t.Run("builds", func(t *testing.T) { // the service has ended, and written all, when it returns
+		s := startWith(t, telemetry.Config{LogLevel: "debug", LogFormat: "json", OTLPEndpoint: "http://" + l.Addr().String()}, &log)
+		s.llm.Faults = func(n int, _ llmtest.Call) llmtest.Fault {
+			if n == 2 {
+				return llmtest.Broken
+			}
+			if n > 8 {
+				return llmtest.Unauthorized // the test's server repeats the key
+			}
+			return llmtest.None
+		}
+		j, err := s.client.BuildDataset(t.Context(), &synthesisv1.BuildDatasetRequest{Parent: "collections/plant"})
+		require.NoError(t, err)
+		j = s.ended(j)
+		require.Equal(t, jobv1.Job_STATE_PARTIAL, j.State)
+		require.Contains(t, j.String(), "OPENAI_API_KEY")
+		told = j.String() + s.dataset(name).String()
+		for e, err := range s.Files.List(t.Context(), "") {
+			require.NoError(t, err)
+			data, err := s.Files.ReadAll(t.Context(), e.Key, 1<<20)
+			require.NoError(t, err)
+			assert.NotContains(t, string(data), secret, e.Key)
+		}
+	})
+	spans.mu.Lock()
+	defer spans.mu.Unlock()
+	require.Contains(t, spans.spans.String(), "BuildDataset")
+	require.Contains(t, log.String(), "trying again")
+	for what, text := range map[string]string{"log": log.String(), "traces": spans.spans.String(), "job and record": told} {
+		assert.NotContains(t, text, secret, what)
+		assert.NotContains(t, text, "Procedure 3 for the", what)
+	}
 }

@@ -139,7 +139,7 @@ func (s *DataStats) Run(_ context.Context, e *Env) error {
 		x := tally(path, samples)
 		if err := e.printData(x, func(w io.Writer) {
 			table(w, []string{"FIGURE", x.File}, [][]string{
-				{"samples", fmt.Sprint(x.Samples)}, {"kinds", fmt.Sprint(x.Kinds)}, {"distinct documents", fmt.Sprint(x.Distinct)},
+				{"samples", fmt.Sprint(x.Samples)}, {"kinds", counted(x.Kinds)}, {"distinct documents", fmt.Sprint(x.Distinct)},
 				{"characters of a document", fmt.Sprintf("%d on average, %d at most", x.DocChars, x.LongestDoc)},
 				{"characters of a question", fmt.Sprint(x.QuestionChars)}, {"characters of an answer", fmt.Sprint(x.AnswerChars)},
 				{"questions without positives", fmt.Sprint(x.Unanswered)},
@@ -150,6 +150,15 @@ func (s *DataStats) Run(_ context.Context, e *Env) error {
 		}
 	}
 	return nil
+}
+
+// counted lists counts by name.
+func counted(m map[string]int) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, fmt.Sprintf("%s %d", k, m[k]))
+	}
+	return strings.Join(out, ", ")
 }
 
 func tally(path string, samples []dataset.Sample) stats {

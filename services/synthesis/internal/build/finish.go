@@ -196,6 +196,7 @@ func (b *builder) candidates(ctx context.Context, pairs []taken, search *candida
 			b.report(Progress{Stage: "candidates", Done: i, Total: len(pairs), Unit: "questions"})
 		}
 	}
+	b.report(Progress{Stage: "candidates", Done: len(pairs), Total: len(pairs), Unit: "questions"})
 	return instruction, endToEnd, nil
 }
 

@@ -1,6 +1,8 @@
 package endpoint_test
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/llm"
+	generatorv1 "github.com/clara-suite/clara/proto/gen/clara/generator/v1"
+	"github.com/clara-suite/clara/proto/gen/clara/generator/v1/generatorv1connect"
 	"github.com/clara-suite/clara/services/synthesis/internal/endpoint"
 )
 
@@ -95,4 +99,26 @@ func TestNoEndpointNamesTheSettings(t *testing.T) {
 	_, err = s.Get("")
 	require.ErrorContains(t, err, "OPENAI_API_KEY")
 	assert.Equal(t, clara.State, clara.KindOf(err))
+}
+
+// slow is a generator that never finishes an answer within its call's time.
+type slow struct {
+	generatorv1connect.GeneratorServiceClient
+	asked *generatorv1.GenerateRequest
+}
+
+func (s *slow) Generate(_ context.Context, r *generatorv1.GenerateRequest) (*generatorv1.GenerateResponse, error) {
+	s.asked = r
+	return nil, fmt.Errorf("call: %w", context.DeadlineExceeded)
+}
+
+func TestGeneratorThatTakesTooLongIsUnavailable(t *testing.T) {
+	s := &slow{}
+	_, err := endpoint.Generator{Client: s}.Chat(t.Context(), llm.Request{Model: "active", Messages: []llm.Message{{Role: "system", Text: "A"}, {Role: "user", Text: "B"}}, MaxTokens: 9999})
+	require.Equal(t, clara.Unavailable, clara.KindOf(err))
+	assert.False(t, clara.IsContext(err), "it does not end the build")
+	assert.Equal(t, "A\n\nB", s.asked.Items[0].Question)
+	assert.Equal(t, int32(2048), s.asked.MaxTokens)
+	_, err = endpoint.Generator{Client: s}.Chat(t.Context(), llm.Request{Model: "active", Messages: []llm.Message{{Role: "user", Images: []llm.Image{{}}}}})
+	assert.ErrorContains(t, err, "VISION_MODEL")
 }

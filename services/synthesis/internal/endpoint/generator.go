@@ -15,6 +15,9 @@ type Generator struct {
 	Client generatorv1connect.GeneratorServiceClient
 }
 
+// maxTokens bounds an answer: small models go on and on.
+const maxTokens = 2048
+
 // Chat implements llm.Model. The model "active" is the active package.
 func (g Generator) Chat(ctx context.Context, r llm.Request) (llm.Response, error) {
 	var parts []string
@@ -31,10 +34,14 @@ func (g Generator) Chat(ctx context.Context, r llm.Request) (llm.Response, error
 		model = "models/" + model
 	}
 	out, err := g.Client.Generate(ctx, &generatorv1.GenerateRequest{
-		Model: model, Context: generatorv1.Context_CONTEXT_NONE, MaxTokens: int32(r.MaxTokens),
+		Model: model, Context: generatorv1.Context_CONTEXT_NONE, MaxTokens: int32(min(r.MaxTokens, maxTokens)),
 		Items:    []*generatorv1.GenerateRequest_Item{{Question: strings.Join(parts, "\n\n")}},
 		Sampling: &generatorv1.Sampling{Temperature: r.Temperature, Seed: r.Seed},
 	})
+	if clara.IsContext(err) && ctx.Err() == nil {
+		// The call's own time limit: that of one answer, and not the end of the work.
+		return llm.Response{}, clara.Errorf(clara.Unavailable, "the suite's generator did not finish an answer in time: %s", err.Error())
+	}
 	if err != nil {
 		return llm.Response{}, err
 	}
