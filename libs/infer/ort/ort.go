@@ -3,6 +3,7 @@
 package ort
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,7 +25,7 @@ var runtimeOnce struct {
 }
 
 // start opens the library, once a process.
-func start(library string) (string, error) {
+func start(library string, p Provider) (string, error) {
 	runtimeOnce.Lock()
 	defer runtimeOnce.Unlock()
 	if open := runtimeOnce.library; open != "" {
@@ -34,7 +35,7 @@ func start(library string) (string, error) {
 		return open, nil
 	}
 	if library == "" {
-		found, err := Library()
+		found, err := LibraryFor(p)
 		if err != nil {
 			return "", err
 		}
@@ -52,7 +53,10 @@ func start(library string) (string, error) {
 type Session struct {
 	s        *onnx.DynamicAdvancedSession
 	path     string
+	library  string
+	api      deviceAPI
 	provider Provider
+	device   int // of CUDA
 	note     string
 	in, out  []IO
 }
@@ -80,35 +84,52 @@ func OpenBytes(model []byte, o Options) (*Session, error) {
 type loader func(in, out []string, so *onnx.SessionOptions) (*onnx.DynamicAdvancedSession, error)
 
 func open(path string, model []byte, o Options, load loader) (*Session, error) {
-	library, err := start(o.Library)
+	switch o.Provider {
+	case "", Auto, CPU, CUDA:
+	default:
+		return nil, clara.Errorf(clara.Invalid, "open %s: provider %q: want auto, cpu or cuda", path, o.Provider)
+	}
+	library, err := start(o.Library, o.Provider)
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{path: path, provider: CPU}
+	s := &Session{path: path, library: library, provider: CPU, device: o.Device}
+	if s.api, err = openDeviceAPI(library); err != nil {
+		return nil, err
+	}
 	if s.in, s.out, err = describe(model); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	wantCUDA := o.Provider == CUDA
-	if o.Provider == Auto {
-		// Asking a CPU build for CUDA only makes noise: look for its plug-in first.
-		_, err := os.Stat(filepath.Join(filepath.Dir(library), "libonnxruntime_providers_cuda.so"))
-		wantCUDA = err == nil
-	}
-	if wantCUDA {
-		s.s, err = s.load(o, true, load)
-		if err == nil {
-			s.provider = CUDA
-			return s, nil
+	if o.Provider != CPU {
+		lack := lacksCUDA(library)
+		if lack == nil {
+			if s.s, err = s.load(o, true, load); err == nil {
+				s.provider = CUDA
+				return s, nil
+			}
+			lack = fmt.Errorf("ONNX Runtime could not start it: %w", err) // it names the library or device that is missing
 		}
 		if o.Provider == CUDA {
-			return nil, clara.Errorf(clara.State, "open %s on CUDA device %d: %w; the GPU build of ONNX Runtime, its driver and cuDNN are needed, or provider cpu", path, o.Device, err)
+			return nil, clara.Errorf(clara.State, "open %s on CUDA device %d: %w; or choose device cpu", path, o.Device, lack)
 		}
-		s.note = fmt.Sprintf("CUDA is not used: %v", err)
+		s.note = fmt.Sprintf("CUDA is not used: %v", lack)
 	}
 	if s.s, err = s.load(o, false, load); err != nil {
 		return nil, clara.Errorf(clara.Corrupt, "open model %s: %w", path, err)
 	}
 	return s, nil
+}
+
+// lacksCUDA says what is missing for CUDA, as far as can be seen without trying; nil if nothing is.
+func lacksCUDA(library string) error {
+	const plugin = "libonnxruntime_providers_cuda.so"
+	if _, err := os.Stat(filepath.Join(filepath.Dir(library), plugin)); err != nil {
+		return fmt.Errorf("%s is not beside %s, which is a build for the CPU: run `ORT=cuda scripts/deps.sh onnxruntime`, or name a GPU build by CLARA_ONNXRUNTIME", plugin, library)
+	}
+	if !hasDriver() {
+		return errors.New("libcuda.so.1 is not there: install NVIDIA's driver, or give the container its devices")
+	}
+	return nil
 }
 
 func (s *Session) load(o Options, cuda bool, load loader) (*onnx.DynamicAdvancedSession, error) {
@@ -138,7 +159,10 @@ func (s *Session) load(o Options, cuda bool, load loader) (*onnx.DynamicAdvanced
 			return nil, err
 		}
 		defer co.Destroy()
-		if err := co.Update(map[string]string{"device_id": strconv.Itoa(o.Device)}); err != nil {
+		// Without TF32 float32 is float32: memories must agree with those of other machines. The arena grows by what is
+		// asked for, as the cache of keys and values is reserved at once.
+		options := map[string]string{"device_id": strconv.Itoa(o.Device), "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+		if err := co.Update(options); err != nil {
 			return nil, err
 		}
 		if err := so.AppendExecutionProviderCUDA(co); err != nil {
@@ -151,7 +175,7 @@ func (s *Session) load(o Options, cuda bool, load loader) (*onnx.DynamicAdvanced
 // Provider says what computes: CPU or CUDA.
 func (s *Session) Provider() Provider { return s.provider }
 
-// Note says in words why CUDA is not used although its library is there; empty otherwise.
+// Note says in words what CUDA lacks where Auto would have taken it; empty otherwise.
 func (s *Session) Note() string { return s.note }
 
 // Close frees the model. No run may be under way.
@@ -263,6 +287,10 @@ type Value struct {
 	v      onnx.Value
 	tensor Tensor
 	pin    runtime.Pinner
+	// device: the memory is that of the session's device.
+	device bool
+	memory *Memory // that it is a view of
+	owns   bool    // memory is closed with it
 }
 
 // NewValue makes the tensor's memory known to the runtime, without copying: what is written
@@ -304,6 +332,9 @@ func (v *Value) Close() {
 		v.v.Destroy()
 		v.v = nil
 		v.pin.Unpin()
+		if v.owns {
+			v.memory.Close() // nothing that could be done about a fault
+		}
 	}
 }
 
@@ -312,6 +343,8 @@ type Binding struct {
 	s    *Session
 	b    *onnx.IoBinding
 	held map[string]*Value // the runtime keeps no Go memory alive
+	// host are the inputs in this machine's memory: to a device they are copied when they are bound, so before each run.
+	host map[string]*Value
 }
 
 // Bind returns an empty binding.
@@ -320,7 +353,7 @@ func (s *Session) Bind() (*Binding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bind %s: %w", s.path, err)
 	}
-	return &Binding{s, b, map[string]*Value{}}, nil
+	return &Binding{s, b, map[string]*Value{}, map[string]*Value{}}, nil
 }
 
 // In binds an input; binding a name again replaces it.
@@ -329,6 +362,10 @@ func (b *Binding) In(name string, v *Value) error {
 		return fmt.Errorf("bind input %s of %s: %w", name, b.s.path, err)
 	}
 	b.held["in "+name] = v
+	delete(b.host, name)
+	if b.s.provider == CUDA && !v.device {
+		b.host[name] = v
+	}
 	return nil
 }
 
@@ -343,8 +380,23 @@ func (b *Binding) Out(name string, v *Value) error {
 
 // Run runs the model once.
 func (b *Binding) Run() error {
+	for name, v := range b.host {
+		if err := b.b.BindInput(name, v.v); err != nil {
+			return fmt.Errorf("run %s: copy input %s: %w", b.s.path, name, err)
+		}
+	}
+	if b.s.provider == CUDA {
+		if err := b.synchronize(true); err != nil {
+			return fmt.Errorf("run %s: %w", b.s.path, err)
+		}
+	}
 	if err := b.s.s.RunWithBinding(b.b); err != nil {
 		return fmt.Errorf("run %s: %w", b.s.path, err)
+	}
+	if b.s.provider == CUDA {
+		if err := b.synchronize(false); err != nil {
+			return fmt.Errorf("run %s: %w", b.s.path, err)
+		}
 	}
 	runtime.KeepAlive(b)
 	return nil
@@ -355,6 +407,6 @@ func (b *Binding) Close() {
 	if b.b != nil {
 		b.b.Destroy()
 		b.b = nil
-		b.held = nil
+		b.held, b.host = nil, nil
 	}
 }

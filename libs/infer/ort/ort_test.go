@@ -117,7 +117,7 @@ func TestOpenRefuses(t *testing.T) {
 	_, err := ort.OpenBytes(model(t), ort.Options{Provider: ort.CUDA})
 	if err != nil { // a machine without CUDA says what it lacks
 		assert.Equal(t, clara.State, clara.KindOf(err))
-		assert.ErrorContains(t, err, "provider cpu")
+		assert.ErrorContains(t, err, "choose device cpu")
 	}
 }
 
@@ -129,4 +129,81 @@ func TestLibrary(t *testing.T) {
 	t.Setenv("CLARA_CACHE", t.TempDir())
 	_, err = ort.Library()
 	require.ErrorContains(t, err, "make deps")
+}
+
+// TestMemory goes the way of a GPU with the processor's own memory: tensors made by the runtime's C API over memory
+// of its allocator, bound as input and output at once, read and moved by copies that the runtime makes.
+func TestMemory(t *testing.T) {
+	s, err := ort.OpenBytes(model(t), ort.Options{Threads: 1, Provider: ort.CPU})
+	require.NoError(t, err)
+	defer s.Close()
+	m, err := s.Allocate(ort.Float32, 12)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, m.Close()) }()
+	assert.EqualValues(t, 12, m.Len())
+	require.NoError(t, m.Write(0, []float32{0, 0, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0}))
+
+	x, err := m.View(2, 2, 2)
+	require.NoError(t, err)
+	defer x.Close()
+	w, err := s.Constant(ort.Of([]float32{10, 20}, 2))
+	require.NoError(t, err)
+	defer w.Close()
+	b, err := s.Bind()
+	require.NoError(t, err)
+	defer b.Close()
+	require.NoError(t, b.In("x", x))
+	require.NoError(t, b.In("w", w))
+	require.NoError(t, b.Out("y", x)) // in place
+	require.NoError(t, b.Run())
+	require.NoError(t, b.Run())
+	require.NoError(t, m.Move(8, 2, 4))
+	got := make([]float32, 12)
+	require.NoError(t, m.Read(got, 0))
+	assert.Equal(t, []float32{0, 0, 21, 42, 23, 44, 0, 0, 21, 42, 23, 44}, got)
+	require.NoError(t, m.Read(got[:2], 10))
+	assert.Equal(t, []float32{23, 44}, got[:2])
+
+	halves, err := s.Allocate(ort.Float16, 8)
+	require.NoError(t, err)
+	require.NoError(t, halves.Move(4, 0, 4))
+	assert.Equal(t, clara.Unsupported, clara.KindOf(halves.Write(0, []float32{1})))
+	require.NoError(t, halves.Close())
+
+	for _, c := range []struct {
+		name string
+		f    func() error
+	}{
+		{"view beyond the end", func() error { _, err := m.View(8, 5); return err }},
+		{"view before the beginning", func() error { _, err := m.View(-1, 1); return err }},
+		{"a shape that overflows", func() error { _, err := m.View(0, 1<<40, 1<<40); return err }},
+		{"a negative shape", func() error { _, err := m.View(0, -1); return err }},
+		{"a move onto itself", func() error { return m.Move(1, 0, 4) }},
+		{"a write beyond the end", func() error { return m.Write(11, []float32{1, 2}) }},
+		{"nothing to allocate", func() error { _, err := s.Allocate(ort.Float32, 0); return err }},
+	} {
+		t.Run(c.name, func(t *testing.T) { assert.Equal(t, clara.Invalid, clara.KindOf(c.f())) })
+	}
+	_, err = s.Allocate(ort.Float32, 1<<55)
+	assert.Equal(t, clara.State, clara.KindOf(err), "%v", err)
+}
+
+// TestAuto: what auto finds is used or named.
+func TestAuto(t *testing.T) {
+	for _, p := range []ort.Provider{"", ort.Auto} {
+		s, err := ort.OpenBytes(model(t), ort.Options{Threads: 1, Provider: p})
+		require.NoError(t, err)
+		if s.Provider() == ort.CPU {
+			assert.Contains(t, s.Note(), "CUDA is not used")
+		} else {
+			assert.Empty(t, s.Note())
+		}
+		require.NoError(t, s.Close())
+	}
+	s, err := ort.OpenBytes(model(t), ort.Options{Threads: 1, Provider: ort.CPU})
+	require.NoError(t, err)
+	assert.Empty(t, s.Note(), "nobody asked for it")
+	require.NoError(t, s.Close())
+	_, err = ort.OpenBytes(model(t), ort.Options{Provider: "tpu"})
+	assert.Equal(t, clara.Invalid, clara.KindOf(err))
 }

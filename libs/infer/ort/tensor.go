@@ -55,12 +55,25 @@ func (t Tensor) check() error {
 	return nil
 }
 
+// DType is a type of the elements of Memory.
+type DType uint8
+
+// The types.
+const (
+	Float32 DType = iota
+	Float16
+	BFloat16
+)
+
+// size is the bytes of an element.
+func (d DType) size() int64 { return [...]int64{4, 2, 2}[d] }
+
 // Provider is what computes.
 type Provider string
 
 // The providers.
 const (
-	Auto Provider = ""     // CUDA where the library has it and a device answers, else CPU
+	Auto Provider = "auto" // CUDA where the library has it and a device answers, else CPU; "" is the same
 	CPU  Provider = "cpu"  // always there
 	CUDA Provider = "cuda" // an error if it cannot be had
 )
