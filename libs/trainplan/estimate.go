@@ -96,7 +96,8 @@ func (p Plan) Estimate(a arch.Model, l Load, rank int, machine Machine) Estimate
 		e.Activations = int64(kept * layers * perLayer)
 	}
 	e.Activations += 96 << 20 // a chunk of logits, its gradient, work space
-	e.Memory = e.Base + e.State + e.Activations + 300<<20
+	// What an allocator loses to sizes that do not fit together grows with what it hands out; the rest is libraries and data.
+	e.Memory = e.Base + e.State + e.Activations + e.Activations/5 + 250<<20
 
 	// 2 FLOPs a weight forward, 2 for the gradient of the input, and LoRA's share; weights have no gradient.
 	perToken := 2 * float64(linear)

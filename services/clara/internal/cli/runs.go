@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/trainplan"
 	trainerv1 "github.com/clara-suite/clara/proto/gen/clara/trainer/v1"
 	"github.com/clara-suite/clara/proto/gen/clara/trainer/v1/trainerv1connect"
 )
@@ -142,6 +143,7 @@ func (c *RunsShow) Run(ctx context.Context, e *Env) error {
 			showSummary(w, s)
 			if p := s.Metrics; p != nil {
 				fmt.Fprintf(w, "  %-14s %d of %d, loss %.4f, %.0f tokens/s%s\n", "last step", p.Step, p.Steps, p.Loss, p.TokensPerSecond, shares(p.Share))
+				fmt.Fprintf(w, "  %-14s %s at most\n", "memory used", trainplan.Bytes(p.MemoryPeak))
 			}
 			if v := s.Evaluation; v != nil {
 				fmt.Fprintf(w, "  %-14s loss %.4f over %d samples at step %d\n", "evaluation", v.Loss, v.Samples, v.Step)

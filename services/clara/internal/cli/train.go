@@ -262,7 +262,7 @@ func showSummary(w io.Writer, stage *trainerv1.Stage) {
 		}
 		rows = append(rows, [2]string{"memory", memory}, [2]string{"work", fmt.Sprintf("%.3g FLOPs", n.Flops)})
 		if n.Seconds > 0 {
-			rows = append(rows, [2]string{"time", "about " + (time.Duration(n.Seconds) * time.Second).String()})
+			rows = append(rows, [2]string{"time", "about " + duration(n.Seconds)})
 		}
 	}
 	for _, r := range rows {
@@ -271,6 +271,18 @@ func showSummary(w io.Writer, stage *trainerv1.Stage) {
 	for _, x := range s.Warnings {
 		fmt.Fprintf(w, "  warning: %s\n", x)
 	}
+}
+
+// duration writes seconds as people say them.
+func duration(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d < time.Hour:
+		return d.Round(time.Second).String()
+	}
+	return d.Round(time.Minute).String()
 }
 
 // runMeter draws a run: on a terminal a line that is redrawn, elsewhere a line every few seconds.

@@ -47,9 +47,9 @@ func config(p trainplan.Plan, device torchx.Device) net.Config {
 	}
 }
 
-// prepare reads the files of a plan and checks that it can work. speed measures what the machine reaches; nil: no time is
-// estimated. What was read is returned beside the faults of the whole, and must be closed.
-func prepare(ctx context.Context, p trainplan.Plan, c net.Config, env Env, phase func(string), speed func(arch.Model, trainplan.Load) float64) (*prepared, error) {
+// prepare reads the files of a plan and checks that it can work. What was read is returned beside the faults of the whole, and
+// must be closed.
+func prepare(ctx context.Context, p trainplan.Plan, c net.Config, env Env, phase func(string)) (*prepared, error) {
 	phase("reading the model's settings")
 	d, err := net.Describe(ctx, c)
 	if err != nil {
@@ -73,10 +73,7 @@ func prepare(ctx context.Context, p trainplan.Plan, c net.Config, env Env, phase
 	}
 	q.load = q.data.load(d.Memories)
 	q.load.Fresh = d.Fresh && p.Stage == trainplan.Stage1
-	machine := trainplan.Machine{Memory: env.FreeMemory}
-	if speed != nil {
-		machine.FLOPS = speed(d.Source.Arch(), q.load)
-	}
+	machine := trainplan.Machine{Memory: env.FreeMemory, FLOPS: speed(p, c, d.Source.Arch(), q.load)}
 	q.estimate, err = p.Preflight(d.Source.Arch(), q.load, d.Settings.LoraR, machine)
 	return q, err
 }
@@ -151,15 +148,16 @@ func check(ctx context.Context, p trainplan.Plan, env Env, made map[string]net.C
 		return err
 	}
 	p = on(p, env.Device)
+	from, ok := made[filepath.Clean(p.Checkpoint)]
+	made[filepath.Clean(p.SavePath)] = net.Config{} // until more is known
 	c := config(p, env.Device)
-	if from, ok := made[filepath.Clean(p.Checkpoint)]; ok && p.Checkpoint != "" {
+	if ok && p.Checkpoint != "" {
 		if from.Base == "" {
 			return nil // its fault was told
 		}
 		c.Base, c.Checkpoint, c.DocMaxLength, c.CompressRate, c.Rank = from.Base, "", from.DocMaxLength, from.CompressRate, from.Rank
 	}
-	made[filepath.Clean(p.SavePath)] = net.Config{}
-	q, err := prepare(ctx, p, c, env, func(string) {}, func(a arch.Model, l trainplan.Load) float64 { return speed(p, c, a, l) })
+	q, err := prepare(ctx, p, c, env, func(string) {})
 	if q == nil {
 		return err
 	}

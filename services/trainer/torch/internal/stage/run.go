@@ -169,7 +169,7 @@ func (r *Run) open() (err error) {
 	if p.ZeroStage == 3 { // the base is spread over the ranks
 		c.Shards = r.env.Group
 	}
-	if r.prep, err = prepare(r.ctx, p, c, r.env, r.phase, nil); err != nil {
+	if r.prep, err = prepare(r.ctx, p, c, r.env, r.phase); err != nil {
 		return err
 	}
 	r.data, r.eval = r.prep.data, r.prep.eval
