@@ -188,9 +188,13 @@ func (m *Models) Build(ctx context.Context, b Build) (*Card, error) {
 	return build.Run(ctx, o)
 }
 
+// embedBatch is how many texts are embedded between two reports.
+const embedBatch = 64
+
 // Candidates chooses the documents of questions anew: samples are of a pretraining file (whose documents are the
-// positives) or of any file with pos_index. It returns the samples of stages 2 and 3. Invalid.
-func (m *Models) Candidates(ctx context.Context, u Use, samples []dataset.Sample, r Recipe) (instruction, endToEnd []dataset.Sample, err error) {
+// positives) or of any file with pos_index. progress, unless nil, is told how far embeddings are, which take the time. It
+// returns the samples of stages 2 and 3. Invalid.
+func (m *Models) Candidates(ctx context.Context, u Use, samples []dataset.Sample, r Recipe, progress func(Progress)) (instruction, endToEnd []dataset.Sample, err error) {
 	r = r.WithDefaults()
 	if err := r.Check(); err != nil {
 		return nil, nil, err
@@ -223,9 +227,16 @@ func (m *Models) Candidates(ctx context.Context, u Use, samples []dataset.Sample
 			return nil, nil, err
 		}
 		defer embedder.close()
-		vectors, err := embedder.embed(ctx, chunks)
-		if err != nil {
-			return nil, nil, err
+		var vectors [][]float32
+		for part := range slices.Chunk(chunks, embedBatch) {
+			if progress != nil {
+				progress(Progress{Stage: "embeddings", Done: len(vectors), Total: len(chunks), Unit: "chunks", Usage: u.Meter.Usage()})
+			}
+			some, err := embedder.embed(ctx, part)
+			if err != nil {
+				return nil, nil, err
+			}
+			vectors = append(vectors, some...)
 		}
 		ranker = candidate.NewVectors(vectors)
 	}

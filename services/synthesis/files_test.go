@@ -468,7 +468,7 @@ func TestCandidatesOfAnOldFile(t *testing.T) {
 	require.NoError(t, err)
 	samples, err := dataset.ReadFiles(dataset.Pretrain, filepath.Join(dir, synthesis.PretrainFile))
 	require.NoError(t, err)
-	instruction, endToEnd, err := m.Candidates(t.Context(), synthesis.Use{}, samples, synthesis.Recipe{TopK: 4, Negatives: synthesis.Embedding})
+	instruction, endToEnd, err := m.Candidates(t.Context(), synthesis.Use{}, samples, synthesis.Recipe{TopK: 4, Negatives: synthesis.Embedding}, nil)
 	require.NoError(t, err)
 	require.Len(t, instruction, len(endToEnd))
 	for _, s := range endToEnd {

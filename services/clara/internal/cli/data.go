@@ -537,7 +537,10 @@ func (c *DataCandidates) Run(ctx context.Context, e *Env) error {
 		return err
 	}
 	defer models.Close()
-	instruction, endToEnd, err := models.Candidates(ctx, synthesis.Use{Endpoint: c.Endpoint, MiniLM: c.MiniLM, Meter: llm.NewMeter(c.Budget, llm.Usage{})}, samples, c.recipe())
+	meter := newMeter(e)
+	use := synthesis.Use{Endpoint: c.Endpoint, MiniLM: c.MiniLM, Meter: llm.NewMeter(c.Budget, llm.Usage{})}
+	instruction, endToEnd, err := models.Candidates(ctx, use, samples, c.recipe(), func(p synthesis.Progress) { meter.show(p.Stage, p.Done, p.Total, p.Unit, spent(p.Usage)) })
+	meter.end()
 	if err != nil {
 		return err
 	}
