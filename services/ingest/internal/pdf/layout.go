@@ -43,6 +43,7 @@ func arrange(s *source) *layout {
 	if len(words) > 0 {
 		l.invisible = s.invisible*2 > len(words)
 	}
+	checkPitch(words)
 	body := bodySize(words)
 	rtl := mostlyRTL(words)
 
@@ -192,6 +193,30 @@ func (s *source) turn(t int) {
 	}
 	if t != 180 {
 		s.width, s.height = h, w
+	}
+}
+
+// checkPitch takes the mark of a fixed pitch off fonts that only say so: their
+// words are not as wide as they have characters.
+func checkPitch(words []word) {
+	type span struct{ lo, hi float64 }
+	seen := map[string]span{}
+	for i := range words {
+		w := &words[i]
+		if n := utf8.RuneCountInString(w.text); w.style.mono && n >= 3 {
+			pitch := w.box.width() / float64(n) / max(w.style.size, 1)
+			s, ok := seen[w.style.font]
+			if !ok {
+				s = span{pitch, pitch}
+			}
+			seen[w.style.font] = span{min(s.lo, pitch), max(s.hi, pitch)}
+		}
+	}
+	for i := range words {
+		w := &words[i]
+		if s, ok := seen[w.style.font]; ok && (s.hi > 1.2*s.lo || s.lo < 0.4) {
+			w.style.mono = false
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"unicode"
 )
 
 // commonHanzi are the characters that Chinese text is made of in the first
@@ -47,8 +48,10 @@ func (r *pageReader) repair(tp uint64, chars []rune) int {
 			lost = append(lost, i)
 		}
 	}
-	if len(lost) == 0 {
-		// No word from pdfium: then what cannot stand beside the rest.
+	told := len(lost) > 0
+	if !told {
+		// No word from pdfium: then what cannot stand beside the rest, if it
+		// can be put right; a list of languages is no fault.
 		for i, c := range chars {
 			if unrelated(c) {
 				lost = append(lost, i)
@@ -56,8 +59,11 @@ func (r *pageReader) repair(tp uint64, chars []rune) int {
 		}
 	}
 	by := shift(chars, lost)
-	if by == 0 {
+	switch {
+	case by == 0 && (told || scrambled(chars)):
 		return len(lost)
+	case by == 0:
+		return 0
 	}
 	left := 0
 	for _, i := range lost {
@@ -68,6 +74,36 @@ func (r *pageReader) repair(tp uint64, chars []rune) int {
 		}
 	}
 	return left
+}
+
+// scrambled reports text whose words mix alphabets: a list of languages has
+// many, but not within its words.
+func scrambled(chars []rune) bool {
+	words, mixed := 0, 0
+	var first rune
+	mixes := false
+	end := func() {
+		if first != 0 {
+			words++
+		}
+		if mixes {
+			mixed++
+		}
+		first, mixes = 0, false
+	}
+	for _, c := range chars {
+		if isBreak(c) {
+			end()
+			continue
+		}
+		// Rows of 256 are one alphabet each; Greek goes on in another one.
+		if row := c >> 8; c >= 0x0370 && unicode.IsLetter(c) && (c < 0x1E00 || c > 0x1FFF) {
+			mixes = mixes || first != 0 && first != row
+			first = row
+		}
+	}
+	end()
+	return words >= 10 && mixed*4 > words
 }
 
 // shift returns the distance at which the given characters are common Chinese
@@ -106,7 +142,7 @@ func shift(chars []rune, lost []int) rune {
 	// In Chinese texts about three fifths of the characters are common, and half
 	// of the different ones; the letters of an alphabet can fall on common ones by
 	// chance, but only few different ones do.
-	if most*5 < len(lost)*2 || kinds*8 < len(count)*3 {
+	if most*5 < len(lost)*2 || kinds*3 < len(count) {
 		return 0
 	}
 	return best

@@ -18,3 +18,9 @@ func TestShift(t *testing.T) {
 	assert.Zero(t, shift(greek, all[:len(greek)]))
 	assert.Zero(t, shift(moved, all[:4]), "too little to tell")
 }
+
+func TestScrambled(t *testing.T) {
+	languages := "English Русский Ελληνικά עברית العربية ไทย हिन्दी ქართული Հայերեն 中文 日本語 한국어 Українська"
+	assert.False(t, scrambled([]rune(languages)))
+	assert.True(t, scrambled([]rune("мƹ̽Ϝа ϟୡйȥа ϜဎΉӍнୡ ϡࣧόဌѬ Ϝဎюಱ ϲೌҪϜ ϲҪϜȥА мਮѐԔ ϣķϙʆЖ һӍΉʽী ΰϸЇರ һӍΉী")))
+}

@@ -78,7 +78,39 @@ func buildRows(words []word) []row {
 		rows[k].finish()
 	}
 	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.base, b.base) })
-	return rows
+	return joinScripts(rows)
+}
+
+// joinScripts puts rows of nothing but raised or lowered signs, such as the
+// marks behind the names of authors, into the rows of larger words beside them.
+func joinScripts(rows []row) []row {
+	out := rows[:0]
+	for i := range rows {
+		r := rows[i]
+		if n := len(out); n > 0 && r.isScriptOf(&out[n-1]) {
+			out[n-1].words = append(out[n-1].words, r.words...)
+			out[n-1].finish()
+			continue
+		} else if n > 0 && out[n-1].isScriptOf(&r) {
+			r.words = append(r.words, out[n-1].words...)
+			r.finish()
+			out[n-1] = r
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func (r *row) isScriptOf(large *row) bool {
+	if r.size > 0.82*large.size || math.Abs(r.base-large.base) > 0.6*large.size {
+		return false
+	}
+	return !slices.ContainsFunc(r.words, func(w word) bool {
+		return utf8.RuneCountInString(w.text) > 3 || !slices.ContainsFunc(large.words, func(o word) bool {
+			return max(w.box.x0-o.box.x1, o.box.x0-w.box.x1) < 0.35*large.size
+		})
+	})
 }
 
 func sameRow(r *row, w *word) bool {
@@ -255,7 +287,6 @@ func makeLine(r *row) line {
 	if letters == 0 {
 		l.mono, l.bold = words[0].style.mono, words[0].style.bold
 	}
-	l.mono = l.mono && evenPitch(words)
 	l.style = styles[fonts.top()]
 	l.heading, l.element, l.listItem = words[0].heading, words[0].element, words[0].listItem
 	for i := range words {
@@ -273,21 +304,6 @@ func makeLine(r *row) line {
 	l.firstWidth = words[0].box.width()
 	l.hyphen = words[len(words)-1].hyphen || strings.HasSuffix(words[len(words)-1].text, "-")
 	return l
-}
-
-// evenPitch reports whether the characters of the words are all of one width:
-// some fonts only say so.
-func evenPitch(words []word) bool {
-	lo, hi := math.Inf(1), 0.0
-	for i := range words {
-		if n := utf8.RuneCountInString(words[i].text); n >= 3 {
-			p := words[i].box.width() / float64(n) / max(words[i].style.size, 1)
-			lo, hi = min(lo, p), max(hi, p)
-		}
-	}
-	// A single word says nothing of evenness, but letters of one width are
-	// three fifths of their height.
-	return hi == 0 || hi < 1.15*lo && lo > 0.4 && hi < 0.85
 }
 
 // joinLetters makes words of a row whose characters stand one by one, as some

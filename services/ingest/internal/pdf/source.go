@@ -203,9 +203,10 @@ func (r *pageReader) load(index int) (page uint64, links []link) {
 	return page, links
 }
 
-// writtenOn reports whether the page has annotations that show text.
+// writtenOn reports whether the page has fields or text typed onto it. Stamps
+// and marks are left where they are: they lie over text.
 func (r *pageReader) writtenOn(page uint64) bool {
-	const freeText, stamp, widget = 3, 13, 20
+	const freeText, widget = 3, 20
 	n := min(r.callInt(fnAnnotCount, page), maxLinks)
 	for i := 0; i < n && r.err == nil; i++ {
 		a := r.call(fnAnnotGet, page, uint64(i))
@@ -214,7 +215,7 @@ func (r *pageReader) writtenOn(page uint64) bool {
 		}
 		kind := r.callInt(fnAnnotType, a)
 		r.call(fnAnnotClose, a)
-		if kind == freeText || kind == stamp || kind == widget {
+		if kind == freeText || kind == widget {
 			return true
 		}
 	}

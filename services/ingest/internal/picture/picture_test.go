@@ -93,3 +93,16 @@ func TestSinkFailureIsAProblem(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, doc.Partial, d.State())
 }
+
+func FuzzRead(f *testing.F) {
+	var b bytes.Buffer
+	require.NoError(f, png.Encode(&b, image.NewGray(image.Rect(0, 0, 20, 20))))
+	f.Add(b.Bytes())
+	f.Add([]byte("\xff\xd8\xff\xe0\x00\x10JFIF\x00"))
+	f.Add([]byte("GIF89a\x01\x00\x01\x00\x00\x00\x00"))
+	r := picture.Reader{OCR: fixed{lines: []ocr.Line{line("x", 0, 0)}}}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d, err := read(r, data, doc.Options{Limits: doc.Limits{MaxPixels: 1 << 20}})
+		assert.True(t, (d == nil) == (err != nil))
+	})
+}
