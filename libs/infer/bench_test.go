@@ -27,7 +27,8 @@ import (
 
 // The benchmarks run on the model that CLARA_BENCH_MODEL names (a Hugging Face folder or a GGUF file; unset: the
 // example model in the cache; "random": a model of that size) with random adapters where they need some.
-// -benchtime 3x is enough. CLARA_BENCH_THREADS sets the threads.
+// -benchtime 3x is enough. CLARA_BENCH_THREADS sets the threads, CLARA_BENCH_PRECISION
+// the precision (as of clara models import; unset: all=fp32).
 func benchBase(b *testing.B) string {
 	if os.Getenv("CLARA_BENCH_MODEL") == "random" {
 		dir := filepath.Join(b.TempDir(), "base")
@@ -60,12 +61,14 @@ func exampleBase(t testing.TB) string {
 func benchPackage(b *testing.B, adapters bool) string {
 	base := benchBase(b)
 	dir := b.TempDir()
-	o := modelpkg.ImportOptions{Base: base}
+	precision, err := modelpkg.ParsePrecisions(cmp.Or(os.Getenv("CLARA_BENCH_PRECISION"), "all=fp32"))
+	require.NoError(b, err)
+	o := modelpkg.ImportOptions{Base: base, Precision: precision}
 	if adapters {
 		o.Checkpoint = filepath.Join(dir, "clara")
 		tinymodel.CheckpointOf(b, o.Checkpoint, base, 256, 16, 16, 1)
 	}
-	_, err := modelpkg.Import(context.Background(), filepath.Join(dir, "package"), o)
+	_, err = modelpkg.Import(context.Background(), filepath.Join(dir, "package"), o)
 	require.NoError(b, err)
 	return filepath.Join(dir, "package")
 }

@@ -4,11 +4,12 @@ import (
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/infer/ort"
+	"github.com/clara-suite/clara/libs/onnx/decoder"
 )
 
 // bytesPerToken is what a token takes in the cache: keys and values of all layers.
 func bytesPerToken(a arch.Model) int64 {
-	return int64(a.Layers) * 2 * int64(a.KVHeads) * int64(a.HeadDim) * 4
+	return int64(a.Layers) * 2 * int64(a.KVHeads) * int64(decoder.HeadWidth(a)) * 4
 }
 
 // cache holds keys and values: for each layer and each of both [rows, KVHeads, C, HeadDim], so that
@@ -23,7 +24,7 @@ type cache struct {
 }
 
 func newCache(a arch.Model, rows, context int) (*cache, error) {
-	c := &cache{layers: a.Layers, rows: rows, heads: a.KVHeads, context: context, width: a.HeadDim}
+	c := &cache{layers: a.Layers, rows: rows, heads: a.KVHeads, context: context, width: decoder.HeadWidth(a)}
 	n := 2 * c.layers * rows * c.rowSize()
 	data, unmap, err := reserve(n)
 	if err != nil {

@@ -1,6 +1,7 @@
 package infer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -43,6 +44,8 @@ type Options struct {
 	Slowdown float64
 	// PrefixBytes bounds the memory for keys and values of what prompts begin with in common; 0: 128 MiB.
 	PrefixBytes int64
+	// Precision runs all roles in one of the package's precisions; empty: each in the one that its manifest says.
+	Precision modelpkg.Precision
 	// Runtime chooses library, threads and device.
 	Runtime ort.Options
 }
@@ -150,9 +153,14 @@ type MemoryUse struct {
 
 // Memory reports what the engine holds. It does not change while the engine runs.
 func (e *Engine) Memory() MemoryUse {
-	u := MemoryUse{Table: int64(len(e.pkg.Table())) * 4, Adapters: e.model.adapterBytes, Cache: e.model.cache.bytes()}
-	a := e.pkg.Manifest.Arch
-	u.Weights = a.Parameters() * 4
+	u := MemoryUse{Table: e.pkg.TableBytes(), Adapters: e.model.adapterBytes, Cache: e.model.cache.bytes()}
+	used := map[modelpkg.Precision]bool{}
+	for _, r := range []Role{Base, Encoder, Reasoner, Decoder} {
+		if p := cmp.Or(e.opts.Precision, e.pkg.Manifest.Precision(r)); e.HasRole(r) && !used[p] {
+			used[p] = true
+			u.Weights += e.pkg.Manifest.WeightBytes(p)
+		}
+	}
 	return u
 }
 

@@ -2,8 +2,11 @@ package infer_test
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -14,44 +17,101 @@ import (
 	"github.com/clara-suite/clara/libs/testkit/tinymodel"
 )
 
-// TestFamilies compares tiny models of other families with what transformers computes with them
-// (testdata/make_tiny.py): logits after short and long prompts, and greedy tokens.
+// TestFamilies compares tiny models of all families with what transformers computes with them: logits after short and
+// long prompts, and greedy tokens. testdata/make_tiny.py makes Hugging Face folders, testdata/make_gguf.py GGUF files of
+// every format. Those in blocks run in float32 and exactly as blocks; where what is multiplied with blocks is rounded to
+// 8 bits, logits are near.
 func TestFamilies(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join("testdata", "*", "witness.json"))
 	require.NoError(t, err)
-	require.NotEmpty(t, files)
+	require.Len(t, files, 20)
 	for _, file := range files {
 		dir := filepath.Dir(file)
 		t.Run(filepath.Base(dir), func(t *testing.T) {
-			var w struct {
-				Cases []struct {
-					IDs    []int32   `json:"ids"`
-					Logits []float32 `json:"logits"`
-					Greedy []int32   `json:"greedy"`
-				} `json:"cases"`
-			}
-			raw, err := os.ReadFile(file)
-			require.NoError(t, err)
-			require.NoError(t, json.Unmarshal(raw, &w))
-			base, pkg := filepath.Join(t.TempDir(), "base"), filepath.Join(t.TempDir(), "pkg")
-			tinymodel.Base(t, base, tinymodel.Default(), 1) // for its tokenizer
-			for _, name := range []string{"config.json", "model.safetensors"} {
-				raw, err := os.ReadFile(filepath.Join(dir, name))
-				require.NoError(t, err)
-				require.NoError(t, os.WriteFile(filepath.Join(base, name), raw, 0o600))
-			}
-			_, err = modelpkg.Import(t.Context(), pkg, modelpkg.ImportOptions{Base: base})
-			require.NoError(t, err)
-			e := open(t, pkg, infer.Options{Context: 160})
-			for _, c := range w.Cases {
-				p := infer.Prompt{IDs: c.IDs}
-				got, err := e.Logits(t.Context(), p, false)
-				require.NoError(t, err)
-				assert.InDeltaSlice(t, c.Logits, got, 2e-4, "%d tokens", len(c.IDs))
-				ids, _, _, err := generate(t.Context(), e, infer.Request{Prompt: p, MaxTokens: len(c.Greedy), StopIDs: []int32{}})
-				require.NoError(t, err)
-				assert.Equal(t, c.Greedy, ids, "after %d tokens", len(c.IDs))
+			base := familyBase(t, dir)
+			all := modelpkg.Precisions{Encoder: modelpkg.FP32, Reasoner: modelpkg.FP32, Decoder: modelpkg.FP32}
+			compareFamily(t, dir, base, all, 2e-4)
+			own := compareFamily(t, dir, base, modelpkg.Precisions{}, 2e-4).Precision(infer.Base)
+			switch own { // the same blocks, faster
+			case modelpkg.Int4Float:
+				compareFamily(t, dir, base, modelpkg.Precisions{Decoder: modelpkg.Int4}, 0.2)
+			case modelpkg.Int8Float:
+				compareFamily(t, dir, base, modelpkg.Precisions{Decoder: modelpkg.Int8}, 0.2)
 			}
 		})
 	}
+}
+
+// familyBase is the folder's GGUF file, or a Hugging Face folder of its files and a tokenizer.
+func familyBase(t *testing.T, dir string) string {
+	if file := filepath.Join(dir, "model.gguf"); exists(t, file) {
+		return file
+	}
+	base := filepath.Join(t.TempDir(), "base")
+	tinymodel.Base(t, base, tinymodel.Default(), 1)
+	require.NoError(t, os.Remove(filepath.Join(base, "model.safetensors")))
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	require.NoError(t, err)
+	for _, f := range files {
+		if strings.HasSuffix(f, "witness.json") {
+			continue
+		}
+		raw, err := os.ReadFile(f)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(base, filepath.Base(f)), raw, 0o600))
+	}
+	return base
+}
+
+func exists(t *testing.T, path string) bool {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	require.NoError(t, err)
+	return true
+}
+
+// compareFamily imports the base and compares it with the folder's witness, logits as a share of their largest magnitude.
+func compareFamily(t *testing.T, dir, base string, p modelpkg.Precisions, tolerance float64) *modelpkg.Manifest {
+	var w struct {
+		Cases []struct {
+			IDs    []int32   `json:"ids"`
+			Logits []float32 `json:"logits"`
+			Greedy []int32   `json:"greedy"`
+		} `json:"cases"`
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "witness.json"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(raw, &w))
+	pkg := filepath.Join(t.TempDir(), "pkg")
+	m, err := modelpkg.Import(t.Context(), pkg, modelpkg.ImportOptions{Base: base, Precision: p})
+	require.NoError(t, err)
+	e := open(t, pkg, infer.Options{Context: 160})
+	worst, same, tokens := 0.0, 0, 0
+	for _, c := range w.Cases {
+		prompt := infer.Prompt{IDs: c.IDs}
+		got, err := e.Logits(t.Context(), prompt, false)
+		require.NoError(t, err)
+		require.Len(t, got, len(c.Logits))
+		top := 1.0
+		for _, x := range c.Logits {
+			top = max(top, float64(x), -float64(x))
+		}
+		for i, x := range c.Logits {
+			worst = max(worst, float64(max(x-got[i], got[i]-x))/top)
+		}
+		ids, _, _, err := generate(t.Context(), e, infer.Request{Prompt: prompt, MaxTokens: len(c.Greedy), StopIDs: []int32{}})
+		require.NoError(t, err)
+		if tolerance < 1e-3 {
+			assert.Equal(t, c.Greedy, ids, "after %d tokens", len(c.IDs))
+		}
+		tokens += len(ids)
+		for i := 0; i < len(ids) && ids[i] == c.Greedy[i]; i++ {
+			same++
+		}
+	}
+	t.Logf("%s: logits differ by %.1e, %d of %d greedy tokens are the same", m.Precision(infer.Base), worst, same, tokens)
+	assert.LessOrEqual(t, worst, tolerance, "%s", m.Precision(infer.Base))
+	return m
 }

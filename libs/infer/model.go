@@ -14,10 +14,13 @@ import (
 
 // model runs the graph. All its methods but checkIDs and isLong belong to the engine's goroutine.
 type model struct {
-	arch    arch.Model
-	session *ort.Session
-	table   []float32 // [V, H]
-	memory  int       // m
+	arch      arch.Model
+	pkg       *modelpkg.Package
+	runtime   ort.Options
+	precision modelpkg.Precision // of all roles, if not empty
+	session   *ort.Session       // of answers
+	sessions  map[modelpkg.Precision]*ort.Session
+	memory    int // m
 
 	cache        *cache
 	adapters     map[Role][]named
@@ -38,17 +41,13 @@ type named struct {
 
 func newModel(pkg *modelpkg.Package, o Options) (m *model, err error) {
 	man := pkg.Manifest
-	m = &model{arch: man.Arch, table: pkg.Table(), memory: man.M, adapters: map[Role][]named{}, lanes: map[laneKey]*lane{}}
+	m = &model{arch: man.Arch, pkg: pkg, runtime: o.Runtime, precision: o.Precision, sessions: map[modelpkg.Precision]*ort.Session{}, memory: man.M, adapters: map[Role][]named{}, lanes: map[laneKey]*lane{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.close())
 		}
 	}()
-	path, err := pkg.Graph("fp32")
-	if err != nil {
-		return m, err
-	}
-	if m.session, err = ort.Open(path, o.Runtime); err != nil {
+	if m.session, err = m.sessionOf(Decoder); err != nil {
 		return m, err
 	}
 	if m.cache, err = newCache(m.arch, o.Streams, o.Context); err != nil {
@@ -81,18 +80,40 @@ func newModel(pkg *modelpkg.Package, o Options) (m *model, err error) {
 	return m, nil
 }
 
+// sessionOf returns the session of a role. Roles of one precision share it, and so the weights; that of another precision
+// is opened at its first use.
+func (m *model) sessionOf(r Role) (*ort.Session, error) {
+	p := m.precision
+	if p == "" {
+		p = m.pkg.Manifest.Precision(r)
+	}
+	if s := m.sessions[p]; s != nil {
+		return s, nil
+	}
+	path, err := m.pkg.Graph(p)
+	if err != nil {
+		return nil, err
+	}
+	s, err := ort.Open(path, m.runtime)
+	if err == nil {
+		m.sessions[p] = s
+	}
+	return s, err
+}
+
 // addRope computes the tables of a rotary embedding.
 func (m *model) addRope(to *[]named, cos, sin string, r arch.Rope, length int) error {
 	inv, scale := r.Frequencies(length)
-	c, s := make([]float32, m.positions*len(inv)), make([]float32, m.positions*len(inv))
+	width := decoder.RotaryWidth(r) / 2 // beyond the frequencies nothing is rotated
+	c, s := make([]float32, m.positions*width), make([]float32, m.positions*width)
 	for p := range m.positions {
 		for i, f := range inv {
 			angle := float64(float32(p) * f) // rounded to float32, as transformers does
-			c[p*len(inv)+i] = scale * float32(math.Cos(angle))
-			s[p*len(inv)+i] = scale * float32(math.Sin(angle))
+			c[p*width+i] = scale * float32(math.Cos(angle))
+			s[p*width+i] = scale * float32(math.Sin(angle))
 		}
 	}
-	shape := []int64{int64(m.positions), int64(len(inv))}
+	shape := []int64{int64(m.positions), int64(width)}
 	for _, x := range []struct {
 		name string
 		data []float32
@@ -168,9 +189,10 @@ func (m *model) close() error {
 	}
 	m.values = nil
 	var errs []error
-	if m.session != nil {
-		errs = append(errs, m.session.Close())
+	for _, s := range m.sessions {
+		errs = append(errs, s.Close())
 	}
+	m.sessions = nil
 	if m.cache != nil {
 		errs = append(errs, m.cache.close())
 		m.cache = nil
@@ -197,9 +219,7 @@ func (m *model) checkIDs(ids []int32) error {
 // embed writes the embeddings of ids to dst [len(ids), H].
 func (m *model) embed(dst []float32, ids []int32) {
 	H := m.arch.Hidden
-	for i, id := range ids {
-		copy(dst[i*H:(i+1)*H], m.table[int(id)*H:])
-	}
+	m.pkg.Embed(dst, ids)
 	if scale := float32(m.arch.EmbedScale); scale != 1 {
 		for i := range dst[:len(ids)*H] {
 			dst[i] *= scale
@@ -243,13 +263,17 @@ func (m *model) encode(role Role, long bool, texts [][]int32, rows int) (hidden 
 		}
 	}
 	hidden = make([]float32, B*width*H)
-	bind, err := m.session.Bind()
+	session, err := m.sessionOf(role)
+	if err != nil {
+		return nil, 0, err
+	}
+	bind, err := session.Bind()
 	if err != nil {
 		return nil, 0, err
 	}
 	defer bind.Close()
 	b64, t64, w64 := int64(B), int64(T), int64(width)
-	empty := ort.Of([]float32{}, b64, int64(m.arch.KVHeads), 0, int64(m.arch.HeadDim))
+	empty := ort.Of([]float32{}, b64, int64(m.arch.KVHeads), 0, int64(decoder.HeadWidth(m.arch)))
 	var own []named
 	defer func() {
 		for _, n := range own {

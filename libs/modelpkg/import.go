@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"github.com/clara-suite/clara/libs/checkpoint"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/onnx/decoder"
-	"github.com/clara-suite/clara/libs/onnx/graph"
 	"github.com/clara-suite/clara/libs/safetensors"
 	"github.com/clara-suite/clara/libs/tensor"
 	"github.com/clara-suite/clara/libs/tokenizer"
@@ -35,16 +33,27 @@ type ImportOptions struct {
 	Name string
 	// CompressRate, if given, must be the checkpoint's.
 	CompressRate int
+	// Precision of each role; empty ones: for a base whose matrices are in blocks (a quantised GGUF file) its blocks
+	// as they are, multiplied with float32, for others float32.
+	Precision Precisions
 	// Progress, if given, is told what is being done.
 	Progress func(step string)
 }
 
 const (
-	graphFile     = "graph.fp32.onnx"
-	weightsFile   = "weights.safetensors"
 	embeddingFile = "embedding.safetensors"
 	vocabFile     = "tokenizer_vocab.json"
 )
+
+func graphOf(p Precision) string { return "graph." + string(p) + ".onnx" }
+
+// weightsOf is the file of a precision's weights, where they are not the base's own files.
+func weightsOf(p Precision) string {
+	if p.bits() == 0 {
+		return "weights.safetensors"
+	}
+	return "weights." + string(p) + ".safetensors"
+}
 
 // Import writes the package dir, replacing one that is there in one step, and returns its manifest.
 // Whoever looks sees the old package or the whole new one.
@@ -76,12 +85,20 @@ type importer struct {
 	dir string
 	// files are the safetensors files of the package in which weights are looked for, the first first.
 	files []*safetensors.File
+	// of are the files of a precision's weights.
+	of map[Precision][]*safetensors.File
+	// round: floats are rounded to the precision asked for.
+	round bool
 }
 
 // read opens the checkpoint and fills in what the manifest says of both.
 func (im *importer) read() error {
 	a := im.src.Arch()
-	im.m = &Manifest{Format: Format, Name: im.Name, Arch: a, Vocab: a.Vocab, H: a.Hidden, Graphs: map[string]string{"fp32": graphFile}}
+	im.m = &Manifest{Format: Format, Name: im.Name, Arch: a, Vocab: a.Vocab, H: a.Hidden, Graphs: map[Precision]string{}}
+	im.of = map[Precision][]*safetensors.File{}
+	if err := im.choosePrecisions(); err != nil {
+		return err
+	}
 	if im.m.Name == "" {
 		im.m.Name = baseName(im.Base)
 		if im.Checkpoint != "" {
@@ -122,17 +139,13 @@ func baseName(path string) string {
 
 func (im *importer) write(dir string) error {
 	im.dir = dir
-	defer func() {
-		for _, f := range im.files {
-			f.Close()
-		}
-	}()
+	defer im.closeFiles()
 	for _, step := range []struct {
 		name string
 		do   func() error
 	}{
 		{"tokenizer", im.writeTokenizer}, {"embedding", im.writeEmbedding}, {"weights", im.writeWeights},
-		{"adapters", im.writeAdapters}, {"graph", im.writeGraph}, {"hashes", im.writeManifest},
+		{"adapters", im.writeAdapters}, {"graph", im.writeGraph}, {"hashes", im.listFiles},
 	} {
 		if err := im.ctx.Err(); err != nil {
 			return err
@@ -142,7 +155,16 @@ func (im *importer) write(dir string) error {
 			return err
 		}
 	}
-	return nil
+	if err := im.hashes(); err != nil {
+		return err
+	}
+	return im.storeManifest()
+}
+
+func (im *importer) closeFiles() {
+	for _, f := range im.files {
+		f.Close()
+	}
 }
 
 // writeTokenizer stores the tokenizer and checks that the checkpoint belongs to it.
@@ -215,9 +237,25 @@ func (im *importer) writeEmbedding() error {
 	return im.writeTensors(embeddingFile, list)
 }
 
-// writeWeights links the base's files where all that is needed lies in them as float32, else
-// converts what is needed.
+// writeWeights writes the weights of each precision, floats first.
 func (im *importer) writeWeights() error {
+	for _, p := range im.Precision.list() {
+		before := len(im.files)
+		write := im.writeFloats
+		if p != FP32 {
+			write = func() error { return im.writeBlocks(p) }
+		}
+		if err := write(); err != nil {
+			return err
+		}
+		im.of[p] = im.files[before:len(im.files):len(im.files)]
+	}
+	return nil
+}
+
+// writeFloats links the base's files where all that is needed lies in them as float32, else
+// converts what is needed.
+func (im *importer) writeFloats() error {
 	var need []string
 	direct := true
 	paths := map[string]bool{}
@@ -256,7 +294,7 @@ func (im *importer) writeWeights() error {
 			entries = append(entries, safetensors.Entry{Name: w.Name, DType: tensor.F32, Shape: w.Shape})
 		}
 	}
-	return im.stream(weightsFile, entries, func(name string) (tensor.View, error) {
+	return im.stream(weightsOf(FP32), entries, func(name string) (tensor.View, error) {
 		if err := im.ctx.Err(); err != nil {
 			return tensor.View{}, err
 		}
@@ -304,43 +342,43 @@ func (im *importer) writeAdapters() error {
 }
 
 func (im *importer) writeGraph() error {
+	im.m.Precisions = map[Role]Precision{Base: im.Precision.Decoder}
+	for r := range im.m.Adapters {
+		im.m.Precisions[r] = im.Precision.of(r)
+	}
+	for _, p := range im.Precision.list() {
+		w := packageWeights{importer: im}
+		if p != FP32 {
+			w.blocks = im.of[p][0]
+		}
+		b, err := decoder.Build(im.m.Arch, w, decoder.Options{Adapters: im.m.HasAdapters(), Exact: p.exact()})
+		if err != nil {
+			return err
+		}
+		f, err := os.Create(filepath.Join(im.dir, graphOf(p)))
+		if err != nil {
+			return clara.Errorf(clara.Unavailable, "write graph: %w", err)
+		}
+		if _, err := b.WriteTo(f); err != nil {
+			f.Close()
+			return clara.Errorf(clara.Unavailable, "write graph: %w", err)
+		}
+		if err := f.Close(); err != nil {
+			return clara.Errorf(clara.Unavailable, "write graph: %w", err)
+		}
+		im.m.Graphs[p] = graphOf(p)
+	}
 	table := im.located(arch.Embedding)
+	for _, f := range im.files {
+		if table == nil && f.Has(arch.Embedding+codesSuffix) {
+			table = f
+		}
+	}
 	if table == nil {
 		return clara.Errorf(clara.Corrupt, "no file holds %s", arch.Embedding)
 	}
 	im.m.Table = filepath.Base(table.Path())
-	b, err := decoder.Build(im.m.Arch, im.find, im.ck != nil)
-	if err != nil {
-		return err
-	}
-	f, err := os.Create(filepath.Join(im.dir, graphFile))
-	if err != nil {
-		return clara.Errorf(clara.Unavailable, "write graph: %w", err)
-	}
-	if _, err := b.WriteTo(f); err != nil {
-		f.Close()
-		return clara.Errorf(clara.Unavailable, "write graph: %w", err)
-	}
-	return f.Close()
-}
-
-// find is where a weight lies in the package.
-func (im *importer) find(name string) ([]int64, graph.File, error) {
-	f := im.located(name)
-	if f == nil {
-		return nil, graph.File{}, clara.Errorf(clara.NotFound, "no file holds %s", name)
-	}
-	stored := storedName(f, name)
-	v, err := f.Tensor(stored)
-	if err != nil {
-		return nil, graph.File{}, err
-	}
-	offset, _ := f.Offset(stored)
-	shape := make([]int64, len(v.Shape))
-	for i, d := range v.Shape {
-		shape[i] = int64(d)
-	}
-	return shape, graph.File{Path: filepath.Base(f.Path()), Offset: offset, Length: int64(len(v.Data))}, nil
+	return nil
 }
 
 func (im *importer) located(name string) *safetensors.File {
@@ -360,7 +398,8 @@ func storedName(f *safetensors.File, name string) string {
 	return name
 }
 
-func (im *importer) writeManifest() error {
+// listFiles puts every file with its hash into the manifest.
+func (im *importer) listFiles() error {
 	entries, err := os.ReadDir(im.dir)
 	if err != nil {
 		return clara.Errorf(clara.Unavailable, "list package: %w", err)
@@ -375,9 +414,10 @@ func (im *importer) writeManifest() error {
 		}
 		im.m.Files = append(im.m.Files, File{e.Name(), size, sum})
 	}
-	if err := im.hashes(); err != nil {
-		return err
-	}
+	return nil
+}
+
+func (im *importer) storeManifest() error {
 	raw, err := im.m.encode()
 	if err != nil {
 		return err
@@ -392,14 +432,10 @@ func (im *importer) writeManifest() error {
 // that a stage that leaves the encoder as it was leaves its hash, and the index.
 func (im *importer) hashes() error {
 	m := im.m
-	var base, words []string
+	var words []string
 	for _, f := range m.Files {
-		switch {
-		case f.Path == embeddingFile || f.Path == graphFile || slices.Contains(mapValues(m.Adapters), f.Path):
-		case strings.HasSuffix(f.Path, ".safetensors"):
-			base = append(base, f.SHA256)
-		case f.Path == "tokenizer.json" || f.Path == "tokenizer_config.json" || f.Path == vocabFile ||
-			f.Path == "special_tokens_map.json" || f.Path == "added_tokens.json" || strings.HasPrefix(f.Path, "chat_template"):
+		if f.Path == "tokenizer.json" || f.Path == "tokenizer_config.json" || f.Path == vocabFile ||
+			f.Path == "special_tokens_map.json" || f.Path == "added_tokens.json" || strings.HasPrefix(f.Path, "chat_template") {
 			words = append(words, f.Path, f.SHA256)
 		}
 	}
@@ -407,12 +443,19 @@ func (im *importer) hashes() error {
 	if err != nil {
 		return fmt.Errorf("encode architecture: %w", err)
 	}
-	m.Hashes = Hashes{Base: digest(append(base, string(family))...), Tokenizer: digest(words...)}
+	base := func(p Precision) string {
+		var sums []string
+		for _, f := range im.of[p] { // by name
+			sums = append(sums, m.file(filepath.Base(f.Path())).SHA256)
+		}
+		return digest(append(sums, string(family))...)
+	}
+	m.Hashes = Hashes{Base: base(im.Precision.list()[0]), Tokenizer: digest(words...)}
 	if im.ck == nil {
 		return nil
 	}
 	role := func(r Role) string {
-		return digest(m.Hashes.Base, m.Hashes.Tokenizer, m.file(embeddingFile).SHA256, m.file(m.Adapters[r]).SHA256,
+		return digest(base(im.Precision.of(r)), m.Hashes.Tokenizer, m.file(embeddingFile).SHA256, m.file(m.Adapters[r]).SHA256,
 			strconv.FormatFloat(m.LoRAScale, 'g', -1, 64), strconv.Itoa(m.M), strconv.Itoa(m.DocMaxLength), strconv.FormatBool(m.DifferentMemTokens))
 	}
 	m.Hashes.Encoder, m.Hashes.Reasoner, m.Hashes.Decoder = role(Encoder), role(Reasoner), role(Decoder)
@@ -476,12 +519,17 @@ func (im *importer) link(path string) error {
 		return clara.Errorf(clara.Unavailable, "link weights: %w", err)
 	}
 	to := filepath.Join(im.dir, filepath.Base(path))
-	if os.Link(real, to) != nil {
-		if err := copyFile(real, to); err != nil {
-			return diskError("copy weights", err)
-		}
+	if err := linkFile(real, to); err != nil {
+		return diskError("copy weights", err)
 	}
 	return im.open(to)
+}
+
+func linkFile(from, to string) error {
+	if os.Link(from, to) == nil {
+		return nil
+	}
+	return copyFile(from, to)
 }
 
 func copyFile(from, to string) error {
@@ -524,12 +572,4 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	sort.Strings(keys)
 	return keys
-}
-
-func mapValues(m map[Role]string) []string {
-	var v []string
-	for _, x := range m {
-		v = append(v, x)
-	}
-	return v
 }

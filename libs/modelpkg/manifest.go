@@ -60,8 +60,10 @@ type Manifest struct {
 	TrainingStage string `json:"training_stage,omitempty"`
 
 	Arch arch.Model `json:"arch"`
-	// Graphs maps a precision ("fp32") to its file.
-	Graphs map[string]string `json:"graphs"`
+	// Graphs maps a precision to its file.
+	Graphs map[Precision]string `json:"graphs"`
+	// Precisions is the precision of each role that the package has; without any, all are fp32.
+	Precisions map[Role]Precision `json:"precisions,omitempty"`
 	// Adapters maps a role to its file; LoRAScale is alpha / r.
 	Adapters  map[Role]string `json:"adapters,omitempty"`
 	LoRAScale float64         `json:"lora_scale,omitempty"`
@@ -101,6 +103,17 @@ func (m *Manifest) ID() (string, error) {
 	}
 	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:]), nil
+}
+
+// Precision is what a role runs in.
+func (m *Manifest) Precision(r Role) Precision {
+	if p, ok := m.Precisions[r]; ok {
+		return p
+	}
+	if p, ok := m.Precisions[Base]; ok {
+		return p
+	}
+	return FP32
 }
 
 // Bytes is the total size of the files.
@@ -168,6 +181,11 @@ func (m *Manifest) check() error {
 	used := []string{m.Table}
 	for _, f := range m.Graphs {
 		used = append(used, f)
+	}
+	for r, p := range m.Precisions {
+		if m.Graphs[p] == "" {
+			return fmt.Errorf("role %s runs in %q, of which there is no graph", r, p)
+		}
 	}
 	for _, f := range m.Adapters {
 		used = append(used, f)

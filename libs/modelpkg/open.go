@@ -10,6 +10,7 @@ import (
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/prompt"
+	"github.com/clara-suite/clara/libs/quant"
 	"github.com/clara-suite/clara/libs/safetensors"
 	"github.com/clara-suite/clara/libs/tokenizer"
 )
@@ -25,8 +26,9 @@ type Package struct {
 	// Prompts writes the model's inputs. Without adapters only those without document slots can be used.
 	Prompts *prompt.Writer
 
-	table *safetensors.File
-	rows  []float32
+	table  *safetensors.File
+	rows   []float32    // the embedding table in floats,
+	blocks quant.Matrix // or in blocks
 }
 
 // Open opens a package for use. Sizes of files are checked; contents are by Verify.
@@ -55,22 +57,32 @@ func Open(dir string) (*Package, error) {
 	if p.table, err = safetensors.Open(filepath.Join(dir, m.Table)); err != nil {
 		return nil, fmt.Errorf("open model package %s: %w", dir, err)
 	}
-	v, err := p.table.Tensor(arch.Embedding)
-	if err == nil {
-		if len(v.Shape) != 2 || v.Shape[0] != m.Vocab || v.Shape[1] != m.H {
-			err = clara.Errorf(clara.Corrupt, "embedding table is %s, the manifest says [%d, %d]", v.Shape, m.Vocab, m.H)
-		} else {
-			p.rows, err = v.Float32()
-		}
-	}
+	err = p.openTable()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open model package %s: %w", dir, err), p.Close())
 	}
 	return p, nil
 }
 
-// Graph returns the path of the graph of a precision ("fp32"); Unsupported if the package has none.
-func (p *Package) Graph(precision string) (string, error) {
+func (p *Package) openTable() error {
+	m := p.Manifest
+	if b, ok := blocksIn(p.table, arch.Embedding, m.H); ok && b.Out == m.Vocab {
+		p.blocks = b
+		return nil
+	}
+	v, err := p.table.Tensor(arch.Embedding)
+	if err != nil {
+		return err
+	}
+	if len(v.Shape) != 2 || v.Shape[0] != m.Vocab || v.Shape[1] != m.H {
+		return clara.Errorf(clara.Corrupt, "embedding table is %s, the manifest says [%d, %d]", v.Shape, m.Vocab, m.H)
+	}
+	p.rows, err = v.Float32()
+	return err
+}
+
+// Graph returns the path of the graph of a precision; Unsupported if the package has none.
+func (p *Package) Graph(precision Precision) (string, error) {
 	name, ok := p.Manifest.Graphs[precision]
 	if !ok {
 		return "", clara.Errorf(clara.Unsupported, "model package %s has no graph of precision %q", p.Dir, precision)
@@ -78,8 +90,24 @@ func (p *Package) Graph(precision string) (string, error) {
 	return filepath.Join(p.Dir, name), nil
 }
 
-// Table returns the embedding table [Vocab, H], row by row. It is mapped: read only, until Close.
-func (p *Package) Table() []float32 { return p.rows }
+// Embed writes the rows of the embedding table [Vocab, H] of the ids to dst [len(ids), H], until Close. The table
+// is mapped, so that only rows in use take memory. Ids must be below Vocab.
+func (p *Package) Embed(dst []float32, ids []int32) {
+	H := p.Manifest.H
+	for i, id := range ids {
+		row := dst[i*H : (i+1)*H]
+		if p.rows != nil {
+			copy(row, p.rows[int(id)*H:])
+		} else {
+			p.blocks.Row(row, int(id))
+		}
+	}
+}
+
+// TableBytes is the size of the embedding table in its file.
+func (p *Package) TableBytes() int64 {
+	return 4*int64(len(p.rows)+len(p.blocks.Scale)+len(p.blocks.Shift)) + int64(len(p.blocks.Codes))
+}
 
 // Adapter opens the weights of a role's adapter; NotFound if the package has none.
 func (p *Package) Adapter(r Role) (*safetensors.File, error) {
@@ -92,7 +120,7 @@ func (p *Package) Adapter(r Role) (*safetensors.File, error) {
 
 // Close releases the table.
 func (p *Package) Close() error {
-	p.rows = nil
+	p.rows, p.blocks = nil, quant.Matrix{}
 	return p.table.Close()
 }
 

@@ -1,8 +1,8 @@
 """Makes the tiny models of this folder and what transformers computes with them.
 
-usage: python make_tiny.py [FOLDER]     needs torch, transformers, safetensors
+usage: python make_tiny.py [FOLDER [FAMILY..]]     needs torch, transformers, safetensors
 
-Each folder gets config.json, model.safetensors (float32, random) and witness.json: token ids and, for
+Each folder gets config.json, safetensors files (random) and witness.json: token ids and, for
 each, the logits of the next token and the ids that follow greedily.
 """
 import json
@@ -31,25 +31,25 @@ FAMILIES = {
     # norms on heads, a rotary embedding of its own for sliding layers
     "gemma3": dict(model_type="gemma3_text", head_dim=16, sliding_window=24, query_pre_attn_scalar=16, sliding_window_pattern=2, layer_types=["sliding_attention", "full_attention"],
                    rope_theta=1000000.0, rope_local_base_freq=10000.0, hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=True),
+    # norms on the heads of q and k, heads wider than hidden / heads
+    "qwen3": dict(model_type="qwen3", head_dim=16, tie_word_embeddings=True),
+    # as Phi-4-mini: three quarters of each head rotated, tied head
+    "phi4": dict(model_type="phi3", hidden_size=64, num_attention_heads=2, num_key_value_heads=1, partial_rotary_factor=0.75, original_max_position_embeddings=64, tie_word_embeddings=True,
+                 sliding_window=None, rope_scaling=dict(type="longrope", short_factor=[1.0 + i / 24 for i in range(12)], long_factor=[1.0 + i / 2 for i in range(12)])),
+    # heads and sizes that are multiples of nothing, biases everywhere
+    "llama-odd": dict(model_type="llama", hidden_size=30, intermediate_size=50, num_attention_heads=3, num_key_value_heads=3, head_dim=10, attention_bias=True, mlp_bias=True, tie_word_embeddings=False),
+    # the same of Phi-3, rotated in part
+    "phi3-odd": dict(model_type="phi3", hidden_size=40, intermediate_size=36, num_attention_heads=2, num_key_value_heads=2, partial_rotary_factor=0.5, sliding_window=None, tie_word_embeddings=False),
+    # bfloat16 in shards
+    "qwen2-bf16": dict(model_type="qwen2", num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True, save=dict(dtype=torch.bfloat16, shards="24KB")),
+    # float16 in shards
+    "mistral-f16": dict(model_type="mistral", head_dim=16, sliding_window=None, tie_word_embeddings=False, save=dict(dtype=torch.float16, shards="40KB")),
 }
 PROMPTS, STEPS = (5, 50, 120), 12
 
 
-def make(root, name, keys):
-    torch.manual_seed(list(FAMILIES).index(name))
-    keys = {**COMMON, **keys}
-    config = AutoConfig.for_model(keys.pop("model_type"), **keys)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
-    with torch.no_grad():
-        for n, p in model.named_parameters():
-            if p.dim() == 2:
-                p.normal_(0, 0.5 if "embed" in n else 1.5 * p.shape[1] ** -0.5)
-            else:  # norms about 1 (about 0 where 1 is added), biases about 0
-                about = 1.0 if "norm" in n and not name.startswith("gemma") else 0.0
-                p.normal_(about, 0.2)
-    folder = os.path.join(root, name)
-    model.save_pretrained(folder)
-    os.remove(os.path.join(folder, "generation_config.json")) if os.path.exists(os.path.join(folder, "generation_config.json")) else None
+def witness(model, folder):
+    """Writes what the model computes: after prompts of several lengths, the logits and the ids that follow greedily."""
     cases = []
     for length in PROMPTS:
         ids = torch.randint(3, 259, (length,)).tolist()
@@ -63,8 +63,29 @@ def make(root, name, keys):
         json.dump(dict(cases=cases), f, separators=(",", ":"))
 
 
+def make(root, name, keys):
+    torch.manual_seed(list(FAMILIES).index(name))
+    keys = {**COMMON, **keys}
+    save = keys.pop("save", dict(dtype=torch.float32, shards="1GB"))
+    config = AutoConfig.for_model(keys.pop("model_type"), **keys)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if p.dim() == 2:
+                p.normal_(0, 0.5 if "embed" in n else 1.5 * p.shape[1] ** -0.5)
+            else:  # norms about 1 (about 0 where 1 is added), biases about 0
+                about = 1.0 if "norm" in n and not name.startswith("gemma") else 0.0
+                p.normal_(about, 0.2)
+    folder = os.path.join(root, name)
+    model.to(save["dtype"]).save_pretrained(folder, max_shard_size=save["shards"])
+    # Read anew: in half precision the rotary frequencies were rounded too, which are no weights.
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    os.remove(os.path.join(folder, "generation_config.json")) if os.path.exists(os.path.join(folder, "generation_config.json")) else None
+    witness(model, folder)
+
+
 if __name__ == "__main__":
     target = sys.argv[1] if len(sys.argv) > 1 else os.path.dirname(os.path.abspath(__file__))
-    for family, keys in FAMILIES.items():
-        make(target, family, keys)
+    for family in sys.argv[2:] or FAMILIES:
+        make(target, family, FAMILIES[family])
         print(family)

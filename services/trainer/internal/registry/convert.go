@@ -33,7 +33,9 @@ func describe(name string, m *modelpkg.Manifest) (*modelv1.Model, error) {
 		BaseHash: m.Hashes.Base, TokenizerHash: m.Hashes.Tokenizer, EncoderHash: m.Hashes.Encoder, ReasonerHash: m.Hashes.Reasoner, DecoderHash: m.Hashes.Decoder,
 		Parameters: m.Arch.Parameters(), SizeBytes: m.Bytes(), ContextLength: int32(m.Arch.MaxPositions), Digest: id,
 	}
+	out.Precisions = map[string]string{string(modelpkg.Base): string(m.Precision(modelpkg.Base))}
 	for role := range m.Adapters {
+		out.Precisions[string(role)] = string(m.Precision(role))
 		out.Adapters = append(out.Adapters, string(role))
 	}
 	slices.Sort(out.Adapters)

@@ -187,7 +187,11 @@ func (r *Registry) run(run *job.Run) error {
 	if err != nil {
 		return err
 	}
-	m, err := r.make(ctx, run, modelpkg.ImportOptions{Name: req.Model, Base: base, Checkpoint: req.Checkpoint, CompressRate: int(req.CompressRate)})
+	precision, err := modelpkg.ParsePrecisions(req.Precision)
+	if err != nil {
+		return err
+	}
+	m, err := r.make(ctx, run, modelpkg.ImportOptions{Name: req.Model, Base: base, Checkpoint: req.Checkpoint, CompressRate: int(req.CompressRate), Precision: precision})
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,9 @@ type Model struct {
 	ReasonerHash string `protobuf:"bytes,19,opt,name=reasoner_hash,json=reasonerHash,proto3" json:"reasoner_hash,omitempty"`
 	DecoderHash  string `protobuf:"bytes,20,opt,name=decoder_hash,json=decoderHash,proto3" json:"decoder_hash,omitempty"`
 	// Of the active package: which activation made it so. Counts up.
-	Generation    int64 `protobuf:"varint,21,opt,name=generation,proto3" json:"generation,omitempty"`
+	Generation int64 `protobuf:"varint,21,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Precision of each role that the package has, by its name: "base", "encoder", "query_reasoner", "decoder"; "fp32", "int8" or "int4".
+	Precisions    map[string]string `protobuf:"bytes,22,rep,name=precisions,proto3" json:"precisions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -234,6 +236,13 @@ func (x *Model) GetGeneration() int64 {
 	return 0
 }
 
+func (x *Model) GetPrecisions() map[string]string {
+	if x != nil {
+		return x.Precisions
+	}
+	return nil
+}
+
 type ImportModelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Model id to give; empty: from the source's name.
@@ -245,7 +254,9 @@ type ImportModelRequest struct {
 	Activate   bool   `protobuf:"varint,4,opt,name=activate,proto3" json:"activate,omitempty"`
 	RequestId  string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Contradicting the checkpoint's is an error; 0: not given.
-	CompressRate  int32 `protobuf:"varint,6,opt,name=compress_rate,json=compressRate,proto3" json:"compress_rate,omitempty"`
+	CompressRate int32 `protobuf:"varint,6,opt,name=compress_rate,json=compressRate,proto3" json:"compress_rate,omitempty"`
+	// "int4", or by role "encoder=fp32,reasoner=fp32,generator=int4"; empty: the base's own blocks where it is quantised, else fp32.
+	Precision     string `protobuf:"bytes,7,opt,name=precision,proto3" json:"precision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -320,6 +331,13 @@ func (x *ImportModelRequest) GetCompressRate() int32 {
 		return x.CompressRate
 	}
 	return 0
+}
+
+func (x *ImportModelRequest) GetPrecision() string {
+	if x != nil {
+		return x.Precision
+	}
+	return ""
 }
 
 type GetModelRequest struct {
@@ -616,7 +634,7 @@ var File_clara_model_v1_model_proto protoreflect.FileDescriptor
 
 const file_clara_model_v1_model_proto_rawDesc = "" +
 	"\n" +
-	"\x1aclara/model/v1/model.proto\x12\x0eclara.model.v1\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x05\n" +
+	"\x1aclara/model/v1/model.proto\x12\x0eclara.model.v1\x1a\x16clara/job/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x06\n" +
 	"\x05Model\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06family\x18\x02 \x01(\tR\x06family\x12#\n" +
@@ -645,7 +663,13 @@ const file_clara_model_v1_model_proto_rawDesc = "" +
 	"\fdecoder_hash\x18\x14 \x01(\tR\vdecoderHash\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x15 \x01(\x03R\n" +
-	"generation\"\xbe\x01\n" +
+	"generation\x12E\n" +
+	"\n" +
+	"precisions\x18\x16 \x03(\v2%.clara.model.v1.Model.PrecisionsEntryR\n" +
+	"precisions\x1a=\n" +
+	"\x0fPrecisionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdc\x01\n" +
 	"\x12ImportModelRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\tR\x04base\x12\x1e\n" +
@@ -655,7 +679,8 @@ const file_clara_model_v1_model_proto_rawDesc = "" +
 	"\bactivate\x18\x04 \x01(\bR\bactivate\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\x12#\n" +
-	"\rcompress_rate\x18\x06 \x01(\x05R\fcompressRate\"%\n" +
+	"\rcompress_rate\x18\x06 \x01(\x05R\fcompressRate\x12\x1c\n" +
+	"\tprecision\x18\a \x01(\tR\tprecision\"%\n" +
 	"\x0fGetModelRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"O\n" +
 	"\x11ListModelsRequest\x12\x1b\n" +
@@ -695,7 +720,7 @@ func file_clara_model_v1_model_proto_rawDescGZIP() []byte {
 	return file_clara_model_v1_model_proto_rawDescData
 }
 
-var file_clara_model_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_clara_model_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_clara_model_v1_model_proto_goTypes = []any{
 	(*Model)(nil),                 // 0: clara.model.v1.Model
 	(*ImportModelRequest)(nil),    // 1: clara.model.v1.ImportModelRequest
@@ -705,27 +730,29 @@ var file_clara_model_v1_model_proto_goTypes = []any{
 	(*ActivateModelRequest)(nil),  // 5: clara.model.v1.ActivateModelRequest
 	(*DeleteModelRequest)(nil),    // 6: clara.model.v1.DeleteModelRequest
 	(*DeleteModelResponse)(nil),   // 7: clara.model.v1.DeleteModelResponse
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*v1.Job)(nil),                // 9: clara.job.v1.Job
+	nil,                           // 8: clara.model.v1.Model.PrecisionsEntry
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*v1.Job)(nil),                // 10: clara.job.v1.Job
 }
 var file_clara_model_v1_model_proto_depIdxs = []int32{
-	8, // 0: clara.model.v1.Model.create_time:type_name -> google.protobuf.Timestamp
-	0, // 1: clara.model.v1.ListModelsResponse.models:type_name -> clara.model.v1.Model
-	1, // 2: clara.model.v1.ModelService.ImportModel:input_type -> clara.model.v1.ImportModelRequest
-	2, // 3: clara.model.v1.ModelService.GetModel:input_type -> clara.model.v1.GetModelRequest
-	3, // 4: clara.model.v1.ModelService.ListModels:input_type -> clara.model.v1.ListModelsRequest
-	5, // 5: clara.model.v1.ModelService.ActivateModel:input_type -> clara.model.v1.ActivateModelRequest
-	6, // 6: clara.model.v1.ModelService.DeleteModel:input_type -> clara.model.v1.DeleteModelRequest
-	9, // 7: clara.model.v1.ModelService.ImportModel:output_type -> clara.job.v1.Job
-	0, // 8: clara.model.v1.ModelService.GetModel:output_type -> clara.model.v1.Model
-	4, // 9: clara.model.v1.ModelService.ListModels:output_type -> clara.model.v1.ListModelsResponse
-	9, // 10: clara.model.v1.ModelService.ActivateModel:output_type -> clara.job.v1.Job
-	7, // 11: clara.model.v1.ModelService.DeleteModel:output_type -> clara.model.v1.DeleteModelResponse
-	7, // [7:12] is the sub-list for method output_type
-	2, // [2:7] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	9,  // 0: clara.model.v1.Model.create_time:type_name -> google.protobuf.Timestamp
+	8,  // 1: clara.model.v1.Model.precisions:type_name -> clara.model.v1.Model.PrecisionsEntry
+	0,  // 2: clara.model.v1.ListModelsResponse.models:type_name -> clara.model.v1.Model
+	1,  // 3: clara.model.v1.ModelService.ImportModel:input_type -> clara.model.v1.ImportModelRequest
+	2,  // 4: clara.model.v1.ModelService.GetModel:input_type -> clara.model.v1.GetModelRequest
+	3,  // 5: clara.model.v1.ModelService.ListModels:input_type -> clara.model.v1.ListModelsRequest
+	5,  // 6: clara.model.v1.ModelService.ActivateModel:input_type -> clara.model.v1.ActivateModelRequest
+	6,  // 7: clara.model.v1.ModelService.DeleteModel:input_type -> clara.model.v1.DeleteModelRequest
+	10, // 8: clara.model.v1.ModelService.ImportModel:output_type -> clara.job.v1.Job
+	0,  // 9: clara.model.v1.ModelService.GetModel:output_type -> clara.model.v1.Model
+	4,  // 10: clara.model.v1.ModelService.ListModels:output_type -> clara.model.v1.ListModelsResponse
+	10, // 11: clara.model.v1.ModelService.ActivateModel:output_type -> clara.job.v1.Job
+	7,  // 12: clara.model.v1.ModelService.DeleteModel:output_type -> clara.model.v1.DeleteModelResponse
+	8,  // [8:13] is the sub-list for method output_type
+	3,  // [3:8] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_clara_model_v1_model_proto_init() }
@@ -739,7 +766,7 @@ func file_clara_model_v1_model_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clara_model_v1_model_proto_rawDesc), len(file_clara_model_v1_model_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
