@@ -36,7 +36,7 @@ deps-torch: ## set up libtorch for training
 .PHONY: train-build
 train-build: ## build bin/clara-train, the training worker
 	@set -e; env=$$(scripts/deps-torch.sh); . "$$env"; cd services/trainer/torch; \
-	  go build -ldflags '$(LDFLAGS)' -o ../../../bin/clara-train ./cmd/clara-train
+	  go build -tags "$$CLARA_TORCH_TAGS" -ldflags '$(LDFLAGS)' -o ../../../bin/clara-train ./cmd/clara-train
 
 .PHONY: demo
 demo: deps build ## start the suite, ingest example/handbook, ask three questions, keep serving (ONCE=1: exit)
@@ -96,17 +96,35 @@ crash: deps ## kill the suite and single services at random while they work: mak
 test-slow: deps ## what takes long: 5,000 pages, 200 MB of text, memory over 10,000 passages
 	CLARA_SLOW=1 go test -count=1 -timeout 30m -v -run '^Test(BadInput|Memory)$$' ./services/clara/internal/e2e
 
-# Benchmarks print ratios measured in one run. Run them on a quiet machine.
-.PHONY: bench-index bench-events bench-compress bench-generate bench-tokenizer bench-extract
+# Benchmarks print ratios measured in one run. Run them on a quiet machine. CLARA_PEERS_PYTHON is a Python that has
+# other engines installed, to be measured beside ours (scripts/bench-peers.py).
+PRECISIONS ?= fp32 int8 int4
+BENCH_GGUF := $(or $(CLARA_BENCH_MODEL),$(CLARA_CACHE)/models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf)
+peers = @if [ -n "$$CLARA_PEERS_PYTHON" ]; then timeout 280 "$$CLARA_PEERS_PYTHON" scripts/bench-peers.py $(1) $(BENCH_GGUF); \
+	  else echo "NOT RUN: peers; set CLARA_PEERS_PYTHON to a Python with llama-cpp-python, transformers or onnxruntime-genai"; fi
+.PHONY: bench-index bench-events bench-compress bench-generate bench-ttft bench-load bench-tokenizer bench-extract bench-train
+bench-train: deps ## training, beside a PyTorch + peft loop of the same steps where CLARA_PEER_PYTHON names its Python
+	@set -e; env=$$(scripts/deps-torch.sh); . "$$env"; cd services/trainer/torch; \
+	  go run -tags "$$CLARA_TORCH_TAGS" ./bench $(BENCH); \
+	  go test -run '^$$' -bench ThousandSteps -benchtime 1x ./internal/stage
 bench-index: ## exact search over 10,000 memories of 9,216 dims, beside a plain read of the bytes
 	go test -run '^$$' -bench '^BenchmarkIndex' -benchtime 40x ./libs/index/embedded
 bench-events: ## synced events a second, one by one and batched; from an event to a searchable file
 	go test -run '^$$' -bench . ./libs/events
 	go test -run '^$$' -bench EventToIndexed -benchtime 30x ./services/clara/internal/e2e
-bench-compress: deps ## passages compressed a second, beside the machine's GEMM rate
-	go test -run '^$$' -bench '^BenchmarkCompress' ./libs/infer
-bench-generate: deps ## tokens a second, one stream and eight
-	go test -run '^$$' -bench '^BenchmarkGenerate' ./libs/infer
+bench-compress: deps ## passages compressed a second, beside the machine's multiply-add and GEMM rates, by RPC, and beside peers
+	go test -timeout 4m -run '^$$' -bench '^BenchmarkCompress' -benchtime 3x ./libs/infer
+	go test -timeout 4m -run '^$$' -bench '^BenchmarkCompressRPC' -benchtime 5x ./services/clara/internal/asktest
+	$(call peers,compress)
+bench-generate: deps ## tokens a second of one stream and eight, in each precision, what the suite adds, and beside peers
+	@for p in $(PRECISIONS); do echo "== $$p"; \
+	  CLARA_BENCH_PRECISION=all=$$p go test -timeout 5m -run '^$$' -bench '^BenchmarkGenerate' -benchtime 2x ./libs/infer || exit 1; done
+	go test -timeout 8m -run '^$$' -bench '^BenchmarkOverhead' -benchtime 1x ./services/clara/internal/asktest
+	$(call peers,generate)
+bench-ttft: deps ## time to the first token from memories and from the same passages as text
+	go test -timeout 8m -run '^$$' -bench '^BenchmarkTTFT' -benchtime 3x ./services/clara/internal/asktest
+bench-load: deps ## 200 clients at twice what the machine can do, CLARA_BENCH_LOAD=5m long
+	go test -timeout 30m -run '^$$' -bench '^BenchmarkLoad' -benchtime 1x ./services/clara/internal/asktest
 bench-tokenizer: ## tokens a second of the tokenizer
 	go test -run '^$$' -bench '^BenchmarkEncode' ./libs/tokenizer
 bench-extract: ## PDF pages a second, beside bare pdfium

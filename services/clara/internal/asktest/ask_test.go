@@ -47,7 +47,7 @@ func start(t *testing.T, o infer.Options, cfg rpc.Config) *servicetest.Env {
 	return e
 }
 
-func mount(t *testing.T, e *servicetest.Env) {
+func mount(t testing.TB, e *servicetest.Env) {
 	t.Helper()
 	ctx := t.Context()
 	c, err := compressor.New(ctx, compressor.Config{Documents: 4, Attempts: 2}, compressor.Deps{
