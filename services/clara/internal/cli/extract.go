@@ -44,7 +44,7 @@ type Extraction struct {
 	ImageMode   string `help:"Where pictures are marked: ${enum}; dict marks them in place, markdown lists them at the end." enum:"dict,markdown" default:"dict" env:"EXTRACTION_MODE" aliases:"image_mode"`
 	Password    string `help:"Password of encrypted files."`
 	OCR         string `name:"ocr" help:"Reading text in pictures of pages: ${enum}; auto where a page has no text." enum:"auto,never,always" default:"auto"`
-	ReadWorkers int    `help:"Files read at once; their pages run in parallel anyway." default:"1"`
+	ReadWorkers int    `help:"Files read at once; their pages run in parallel anyway." default:"2"`
 }
 
 // knowledgeFile is the name that the file of extracted documents has by default.
