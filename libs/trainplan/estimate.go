@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
@@ -82,7 +84,8 @@ func (p Plan) Estimate(a arch.Model, l Load, rank int, machine Machine) Estimate
 	e.State = 4 * (3*adapter + 3*e.Trained)
 
 	// A micro batch has the tokens of micro_train_batch_size samples of average length, or those of one that is longer.
-	kept := math.Max(l.GradTokens*float64(p.MicroBatchSize), float64(l.MaxGradTokens))
+	micro := min(p.MicroBatchSize, max(1, p.BatchSize/max(1, p.World)), max(1, l.Samples))
+	kept := math.Max(l.GradTokens*float64(micro), float64(l.MaxGradTokens))
 	// What a token leaves behind in a layer: norms' inputs, projections' inputs, attention, gate and up.
 	perLayer := float64(width) * float64(4*a.Hidden+2*(a.Heads+2*a.KVHeads)*a.HeadDim+2*a.Heads*a.HeadDim+3*a.Intermediate)
 	if p.Dropout > 0 {
@@ -97,7 +100,7 @@ func (p Plan) Estimate(a arch.Model, l Load, rank int, machine Machine) Estimate
 	}
 	e.Activations += 96 << 20 // a chunk of logits, its gradient, work space
 	// What an allocator loses to sizes that do not fit together grows with what it hands out; the rest is libraries and data.
-	e.Memory = e.Base + e.State + e.Activations + e.Activations/5 + 250<<20
+	e.Memory = e.Base + e.State + e.Activations + e.Activations/5 + 350<<20
 
 	// 2 FLOPs a weight forward, 2 for the gradient of the input, and LoRA's share; weights have no gradient.
 	perToken := 2 * float64(linear)
@@ -142,7 +145,7 @@ func (p Plan) Preflight(a arch.Model, l Load, rank int, machine Machine) (Estima
 		bad("max_len is %d and the model has %d positions: lower it", p.MaxLen, a.MaxPositions)
 	}
 	if machine.Memory > 0 && e.Memory > machine.Memory {
-		bad("about %s are needed and %s are free: %s", Bytes(e.Memory), Bytes(machine.Memory), p.smaller())
+		bad("about %s are needed and %s are free: %s", Bytes(e.Memory), Bytes(machine.Memory), p.smaller(a, l, rank, machine.Memory))
 	}
 	if len(faults) > 0 {
 		return e, clara.Errorf(clara.Invalid, "this run cannot work: %w", errors.Join(faults...))
@@ -150,19 +153,48 @@ func (p Plan) Preflight(a arch.Model, l Load, rank int, machine Machine) (Estima
 	return e, nil
 }
 
-// smaller names the settings that lower the need for memory, the most useful first.
-func (p Plan) smaller() string {
-	switch {
-	case !p.Checkpointing:
-		return "set gradient_checkpointing"
-	case p.MicroBatchSize > 1:
-		return "lower micro_train_batch_size"
-	case !p.BF16:
-		return "set bf16"
-	case p.Quantization == "no":
-		return "set quantization to int8 or int4"
+// smaller names settings with which the plan needs no more than free bytes: one that is enough, else several together.
+func (p Plan) smaller(a arch.Model, l Load, rank int, free int64) string {
+	type change struct {
+		name string
+		set  func(*Plan)
 	}
-	return "lower max_len or doc_max_length, or take a smaller model"
+	var changes []change
+	add := func(useful bool, name string, set func(*Plan)) {
+		if useful {
+			changes = append(changes, change{name, set})
+		}
+	}
+	add(!p.Checkpointing, "gradient_checkpointing true", func(q *Plan) { q.Checkpointing = true })
+	for n := min(p.MicroBatchSize, p.BatchSize) / 2; n >= 1; n /= 2 {
+		add(true, fmt.Sprintf("micro_train_batch_size %d", n), func(q *Plan) { q.MicroBatchSize = n })
+	}
+	add(!p.BF16, "bf16 true", func(q *Plan) { q.BF16 = true })
+	add(p.World > 1 && p.ZeroStage < 3, "zero_stage 3", func(q *Plan) { q.ZeroStage = 3 })
+	add(p.Bits() == 0, "quantization int8", func(q *Plan) { q.Quantization = "int8" })
+	add(p.Bits() != 4, "quantization int4", func(q *Plan) { q.Quantization = "int4" })
+	need := func(q Plan) int64 { return q.Estimate(a, l, rank, Machine{}).Memory }
+	for _, c := range changes {
+		q := p
+		if c.set(&q); need(q) <= free {
+			return fmt.Sprintf("set %s (about %s)", c.name, Bytes(need(q)))
+		}
+	}
+	q := p
+	var names []string
+	for _, c := range changes {
+		// A later change of the same setting goes further than the one before it.
+		setting, _, _ := strings.Cut(c.name, " ")
+		names = slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, setting+" ") })
+		names = append(names, c.name)
+		if c.set(&q); need(q) <= free {
+			return fmt.Sprintf("set %s (about %s)", strings.Join(names, ", "), Bytes(need(q)))
+		}
+	}
+	if len(names) == 0 {
+		return "lower max_len or doc_max_length, or take a smaller model"
+	}
+	return fmt.Sprintf("set %s, and lower max_len or doc_max_length, or take a smaller model: those settings alone leave about %s", strings.Join(names, ", "), Bytes(need(q)))
 }
 
 // Bytes writes a number of bytes for people.

@@ -226,7 +226,7 @@ func chain(preset string, settings []Setting) ([]Plan, []string, error) {
 				notes = append(notes, note)
 			}
 		}
-		p.Name = p.Stage
+		p.Name, p.BF16Auto = p.Stage, !given(rest, "bf16")
 		return nil
 	})
 	if err != nil {

@@ -89,6 +89,7 @@ func TestPresetOfAllStages(t *testing.T) {
 		assert.Equal(t, []int{32, 1, 3, 100, 4}, []int{p.BatchSize, p.MicroBatchSize, p.Epochs, p.SaveSteps, p.World})
 		assert.Equal(t, []float64{1e-5, 1e-5, 5e-6}[i], p.LearningRate)
 		assert.Equal(t, "int4", p.Quantization)
+		assert.True(t, p.BF16Auto, "nobody asked for it")
 	}
 	assert.Equal(t, []int{512, 32, 64}, []int{plans[0].DocMaxLength, plans[0].CompressRate, plans[0].LoraRank})
 }

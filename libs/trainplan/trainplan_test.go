@@ -142,6 +142,15 @@ func TestPreflight(t *testing.T) {
 	checkpointed := p
 	checkpointed.Checkpointing = true
 	assert.Less(t, checkpointed.Estimate(a, l, 16, trainplan.Machine{}).Activations, e.Activations)
+	// A setting that is enough is named alone; where it takes several, all of them.
+	_, err = p.Preflight(a, l, 16, trainplan.Machine{Memory: e.Memory - 1})
+	require.ErrorContains(t, err, ": set gradient_checkpointing true (about")
+	tight := p
+	tight.Checkpointing, tight.BF16, tight.MicroBatchSize = true, false, 8
+	least := tight
+	least.BF16, least.MicroBatchSize = true, 1
+	_, err = tight.Preflight(a, l, 16, trainplan.Machine{Memory: least.Estimate(a, l, 16, trainplan.Machine{}).Memory})
+	require.ErrorContains(t, err, "set micro_train_batch_size 1, bf16 true (about")
 	quantized := p
 	quantized.Quantization = "int4"
 	assert.Less(t, quantized.Estimate(a, l, 16, trainplan.Machine{}).Base, e.Base)
