@@ -31,6 +31,9 @@ type Agreement struct {
 	WeightBytes     int64   `json:"weight_bytes"` // of the files that its graph reads
 }
 
+// alone is a bound on what requests may cost one another that none exceeds: here one follows the other.
+const alone = 1e9
+
 // steps is how many tokens follow each prompt.
 const steps = 48
 
@@ -87,7 +90,7 @@ type observed struct {
 }
 
 func observe(ctx context.Context, dir string, p modelpkg.Precision, o infer.Options) (seen observed, err error) {
-	o.Precision, o.Streams = p, 1
+	o.Precision, o.Streams, o.Slowdown = p, 1, alone
 	e, err := infer.Open(ctx, dir, o)
 	if err != nil {
 		return seen, err

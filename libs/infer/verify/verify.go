@@ -60,6 +60,7 @@ func Run(ctx context.Context, dir string, o infer.Options) (*Report, error) {
 	if _, err := modelpkg.Import(ctx, pkg, modelpkg.ImportOptions{Base: filepath.Join(dir, "base"), Checkpoint: filepath.Join(dir, "clara")}); err != nil {
 		return nil, err
 	}
+	o.Slowdown = alone
 	e, err := infer.Open(ctx, pkg, o)
 	if err != nil {
 		return nil, err
