@@ -1,6 +1,8 @@
 package infer
 
 import (
+	"errors"
+
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/infer/ort"
@@ -19,13 +21,27 @@ type cache struct {
 
 	data   []float32
 	unmap  func() error
-	aside  []float32 // a saved row
-	tokens int       // in aside
+	memory *ort.Memory // in place of data where the session computes on a device
+	fault  error       // of a copy within memory: no run after it counts
+	aside  []float32   // a saved row
+	tokens int         // in aside
 }
 
-func newCache(a arch.Model, rows, context int) (*cache, error) {
+// newCache reserves a cache, in the memory of the device that device, if not nil, computes on.
+func newCache(a arch.Model, rows, context int, device *ort.Session) (*cache, error) {
 	c := &cache{layers: a.Layers, rows: rows, heads: a.KVHeads, context: context, width: decoder.HeadWidth(a)}
 	n := 2 * c.layers * rows * c.rowSize()
+	if device != nil {
+		m, err := device.Allocate(ort.Float32, int64(n))
+		if err != nil {
+			return nil, clara.Errorf(clara.State, "reserve a cache of %d streams of %d tokens: %w; choose fewer streams or a smaller context", rows, context, err)
+		}
+		c.memory = m
+		if err := c.clear(); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+		return c, nil
+	}
 	data, unmap, err := reserve(n)
 	if err != nil {
 		return nil, clara.Errorf(clara.State, "reserve a cache of %d streams of %d tokens (%d MiB): %w; choose fewer streams or a smaller context", rows, context, n>>18, err)
@@ -34,24 +50,33 @@ func newCache(a arch.Model, rows, context int) (*cache, error) {
 	return c, nil
 }
 
-func (c *cache) bytes() int64 { return int64(len(c.data)) * 4 }
+func (c *cache) bytes() int64 {
+	if c.memory != nil {
+		return c.memory.Len() * 4
+	}
+	return int64(len(c.data)) * 4
+}
 
 // rowSize is the numbers of one row of one layer's keys.
 func (c *cache) rowSize() int { return c.heads * c.context * c.width }
 
 // view is rows [row, row+n) of a layer's keys (kv 0) or values (kv 1).
-func (c *cache) view(layer, kv, row, n int) ort.Tensor {
+func (c *cache) view(layer, kv, row, n int) (*ort.Value, error) {
 	size := c.rowSize()
 	at := ((2*layer+kv)*c.rows + row) * size
-	return ort.Of(c.data[at:at+n*size], int64(n), int64(c.heads), int64(c.context), int64(c.width))
+	shape := []int64{int64(n), int64(c.heads), int64(c.context), int64(c.width)}
+	if c.memory != nil {
+		return c.memory.View(int64(at), shape...)
+	}
+	return ort.NewValue(ort.Of(c.data[at:at+n*size], shape...))
 }
 
-// each calls f with every head's numbers of row a and of row b, as far as tokens go.
-func (c *cache) each(row, tokens int, f func(head []float32)) {
+// each calls f with the place of every head's numbers of a row.
+func (c *cache) each(row int, f func(at int)) {
 	for part := range 2 * c.layers {
 		at := (part*c.rows + row) * c.rowSize()
 		for range c.heads {
-			f(c.data[at : at+tokens*c.width])
+			f(at)
 			at += c.context * c.width
 		}
 	}
@@ -59,6 +84,14 @@ func (c *cache) each(row, tokens int, f func(head []float32)) {
 
 func (c *cache) move(from, to, tokens int) {
 	if from == to {
+		return
+	}
+	if c.memory != nil { // a few large copies are faster there than many small ones
+		size := c.rowSize()
+		for part := range 2 * c.layers {
+			at := part * c.rows
+			c.keep(c.memory.Move(int64((at+to)*size), int64((at+from)*size), int64(size)))
+		}
 		return
 	}
 	distance := (to - from) * c.rowSize()
@@ -81,20 +114,60 @@ func (c *cache) restore(row int) {
 	c.aside = nil
 }
 
+// keep holds on to the first fault of a copy.
+func (c *cache) keep(err error) {
+	if c.fault == nil {
+		c.fault = err
+	}
+}
+
 func (c *cache) read(row, tokens int) []float32 {
-	data := make([]float32, 0, 2*c.layers*c.heads*tokens*c.width)
-	c.each(row, tokens, func(head []float32) { data = append(data, head...) })
+	n := tokens * c.width
+	data := make([]float32, 0, 2*c.layers*c.heads*n)
+	c.each(row, func(at int) {
+		data = data[:len(data)+n]
+		head := data[len(data)-n:]
+		if c.memory != nil {
+			c.keep(c.memory.Read(head, int64(at)))
+			return
+		}
+		copy(head, c.data[at:at+n])
+	})
 	return data
 }
 
 func (c *cache) write(row, tokens int, data []float32, held int) {
-	c.each(row, tokens, func(head []float32) {
-		copy(head, data)
+	n := tokens * c.width
+	c.each(row, func(at int) {
+		if c.memory != nil {
+			c.keep(c.memory.Write(int64(at), data[:n]))
+		} else {
+			copy(c.data[at:at+n], data)
+		}
 		data = data[held*c.width:]
 	})
 }
 
+// clear makes memory finite: what lies behind a row's tokens may be multiplied by zero.
+func (c *cache) clear() error {
+	done := min(c.memory.Len(), 1<<16)
+	if err := c.memory.Write(0, make([]float32, done)); err != nil {
+		return err
+	}
+	for done < c.memory.Len() {
+		n := min(done, c.memory.Len()-done)
+		if err := c.memory.Move(done, 0, n); err != nil {
+			return err
+		}
+		done += n
+	}
+	return nil
+}
+
 func (c *cache) close() error {
+	if c.memory != nil {
+		return c.memory.Close()
+	}
 	c.data = nil
 	return c.unmap()
 }

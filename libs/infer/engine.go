@@ -48,6 +48,9 @@ type Options struct {
 	Precision modelpkg.Precision
 	// Runtime chooses library, threads and device.
 	Runtime ort.Options
+
+	// deviceCache takes the way of a GPU on the CPU: keys and values in memory of the runtime's device. Tests set it.
+	deviceCache bool
 }
 
 func (o *Options) defaults(p *modelpkg.Package) {

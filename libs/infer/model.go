@@ -50,7 +50,11 @@ func newModel(pkg *modelpkg.Package, o Options) (m *model, err error) {
 	if m.session, err = m.sessionOf(Decoder); err != nil {
 		return m, err
 	}
-	if m.cache, err = newCache(m.arch, o.Streams, o.Context); err != nil {
+	var device *ort.Session // with memory of its own, which keys and values then stay in
+	if m.session.Provider() == ort.CUDA || o.deviceCache {
+		device = m.session
+	}
+	if m.cache, err = newCache(m.arch, o.Streams, o.Context, device); err != nil {
 		return m, err
 	}
 	m.positions = max(o.Context, man.DocMaxLength+3+man.M)
@@ -94,8 +98,10 @@ func (m *model) sessionOf(r Role) (*ort.Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	before := anonymous()
 	s, err := ort.Open(path, m.runtime)
 	if err == nil {
+		enlarge(before)
 		m.sessions[p] = s
 	}
 	return s, err
@@ -175,7 +181,7 @@ func (m *model) addAdapter(pkg *modelpkg.Package, role Role) error {
 
 // value makes a value that lives as long as the model.
 func (m *model) value(t ort.Tensor) (*ort.Value, error) {
-	v, err := ort.NewValue(t)
+	v, err := m.session.Constant(t)
 	if err == nil {
 		m.values = append(m.values, v)
 	}
@@ -189,14 +195,14 @@ func (m *model) close() error {
 	}
 	m.values = nil
 	var errs []error
+	if m.cache != nil { // before the session, whose device it may be on
+		errs = append(errs, m.cache.close())
+		m.cache = nil
+	}
 	for _, s := range m.sessions {
 		errs = append(errs, s.Close())
 	}
 	m.sessions = nil
-	if m.cache != nil {
-		errs = append(errs, m.cache.close())
-		m.cache = nil
-	}
 	return errors.Join(errs...)
 }
 
@@ -354,6 +360,9 @@ type lane struct {
 
 // lane returns the prepared run over the rows for T tokens each, with logits of the last or without.
 func (m *model) lane(k laneKey, T int, logits bool) (*lane, error) {
+	if m.cache.fault != nil {
+		return nil, fmt.Errorf("copy within the cache: %w", m.cache.fault)
+	}
 	l := m.lanes[k]
 	if l == nil {
 		if len(m.lanes) >= 64 {
@@ -403,7 +412,11 @@ func (m *model) fillLane(l *lane, k laneKey) error {
 	}
 	for i := range m.arch.Layers {
 		for kv, names := range [][2]string{{decoder.PastKey(i), decoder.Key(i)}, {decoder.PastValue(i), decoder.Value(i)}} {
-			if err := l.in(names[0], m.cache.view(i, kv, k.row, k.n)); err != nil {
+			v, err := m.cache.view(i, kv, k.row, k.n)
+			if err != nil {
+				return err
+			}
+			if err := l.hold(names[0], v, l.bind.In); err != nil {
 				return err
 			}
 			if err := l.bind.Out(names[1], l.values[names[0]]); err != nil { // in place
@@ -423,6 +436,11 @@ func (l *lane) put(name string, t ort.Tensor, bind func(string, *ort.Value) erro
 	if err != nil {
 		return err
 	}
+	return l.hold(name, v, bind)
+}
+
+// hold is put of a value that is there already; the lane closes it.
+func (l *lane) hold(name string, v *ort.Value, bind func(string, *ort.Value) error) error {
 	if err := bind(name, v); err != nil {
 		v.Close()
 		return err
