@@ -19,6 +19,7 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/events"
 	"github.com/clara-suite/clara/libs/events/job"
+	"github.com/clara-suite/clara/libs/index"
 	"github.com/clara-suite/clara/libs/lifecycle"
 	"github.com/clara-suite/clara/libs/modelpkg"
 	"github.com/clara-suite/clara/libs/passageset"
@@ -493,6 +494,65 @@ func TestLateActivation(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "models/second", c.Model)
 	assert.Empty(t, c.NextIndex)
+}
+
+// TestMemoryPrecision: a collection's index says how memories are kept, and a change moves it to another.
+func TestMemoryPrecision(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *ingest.Config) { c.Memories = "int8" })
+	ctx := t.Context()
+	update := func(p ingestv1.MemoryPrecision) (*jobv1.Job, error) {
+		return s.Ingest.UpdateCollection(ctx, &ingestv1.UpdateCollectionRequest{Collection: &ingestv1.Collection{Name: "collections/docs", MemoryPrecision: p}})
+	}
+	get := func() *ingestv1.Collection {
+		t.Helper()
+		c, err := s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/docs"})
+		require.NoError(t, err)
+		return c
+	}
+	j := s.start("docs")
+	_, err := s.upload("docs", "a.md", handbook, j.Name)
+	require.NoError(t, err)
+	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+	assert.Equal(t, ingestv1.MemoryPrecision_MEMORY_PRECISION_INT8, get().MemoryPrecision, "as the service is set up to")
+	_, err = update(ingestv1.MemoryPrecision_MEMORY_PRECISION_INT4)
+	assert.Equal(t, clara.State, clara.KindOf(err), "without a model: %v", err)
+
+	dir := t.TempDir()
+	base, checkpoint := filepath.Join(dir, "base"), filepath.Join(dir, "checkpoint")
+	tinymodel.Base(t, base, tinymodel.Default(), 1)
+	tinymodel.Checkpoint(t, checkpoint, base, 64, 4, 2)
+	_, err = s.Packages.Import(ctx, "tiny", modelpkg.ImportOptions{Base: base, Checkpoint: checkpoint})
+	require.NoError(t, err)
+	made, err := s.Jobs.CreateOpen(ctx, &jobv1.Job{Type: ingest.ModelJobType, Target: "models/tiny"})
+	require.NoError(t, err)
+	require.NoError(t, s.Conn.Publish(ctx, "", &eventv1.ModelActivated{Model: "models/tiny", Job: made.Name, Generation: 1}))
+	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.ended(made.Name).State)
+	int8 := get()
+	assert.True(t, int8.Memory)
+	assert.Equal(t, index.Int8, index.PrecisionOf(int8.Index), int8.Index)
+
+	for _, c := range []struct {
+		to   ingestv1.MemoryPrecision
+		want index.Precision
+	}{
+		{ingestv1.MemoryPrecision_MEMORY_PRECISION_INT4, index.Int4},
+		{ingestv1.MemoryPrecision_MEMORY_PRECISION_INT4, index.Int4}, // where it is already
+		{ingestv1.MemoryPrecision_MEMORY_PRECISION_FP16, index.FP16},
+	} {
+		job, err := update(c.to)
+		require.NoError(t, err)
+		assert.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.ended(job.Name).State)
+		now := get()
+		assert.Equal(t, c.to, now.MemoryPrecision)
+		assert.Equal(t, c.want, index.PrecisionOf(now.Index), now.Index)
+		assert.Empty(t, now.NextIndex)
+		assert.Equal(t, "models/tiny", now.Model)
+	}
+	for _, p := range []ingestv1.MemoryPrecision{0, 17} {
+		_, err = update(p)
+		assert.Equal(t, clara.Invalid, clara.KindOf(err), "%v", err)
+	}
 }
 
 func TestJobEndsWhenItsDocumentIsTakenOver(t *testing.T) {
