@@ -3,12 +3,12 @@
 # event, asks, scales, kills a replica in mid-work, restarts services, and compares the index with the records.
 # Nothing is pulled: NATS and the index come from docker-compose.local.yml. Cleans up however it ends.
 # usage: scripts/compose-test.sh        needs bin/clara, the example model (make build deps), docker compose 2.24 or later
-#   COMPOSE="docker compose"   command    CLARA=bin/clara   program    LIMIT=2400   seconds, after which it gives up
+#   COMPOSE="docker compose"   command    CLARA=bin/clara   program    LIMIT=3600   seconds, after which it gives up
 #   CLARA_PORTS=79 CLARA_PORT_NATS=7999   published ports: 79xx, 7999    KEEP=1   leave the containers running
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${CLARA_COMPOSE_TEST_BOUNDED:-}" ]; then
-  CLARA_COMPOSE_TEST_BOUNDED=1 exec timeout --kill-after=60 "${LIMIT:-2400}" "$BASH" "scripts/$(basename "$0")" "$@"
+  CLARA_COMPOSE_TEST_BOUNDED=1 exec timeout --kill-after=60 "${LIMIT:-3600}" "$BASH" "scripts/$(basename "$0")" "$@"
 fi
 
 export CLARA_PORTS=${CLARA_PORTS:-79} CLARA_PORT_NATS=${CLARA_PORT_NATS:-7999} CLARA_VERSION=${CLARA_VERSION:-test}
@@ -129,6 +129,8 @@ done
 code=$(curl -s -o /dev/null -w '%{http_code}' -H 'Host: bent.example' "$CLARA_ADDR/healthz")
 [ "$code" = 403 ] || fail "a foreign Host header got $code instead of 403"
 step "no container runs as root, foreign Host headers are refused"
+compose exec -T trainer clara-train info >"$work/train" 2>&1 || { cat "$work/train" >&2; fail "clara-train does not run in the trainer's container"; }
+step "clara-train runs in the trainer's container: $(cut -c1-60 "$work/train")"
 
 model=$(scripts/deps.sh smollm2)
 docker cp -q "$model" "$(ids trainer):/models/" 2>/dev/null || docker cp "$model" "$(ids trainer):/models/" >/dev/null
