@@ -115,7 +115,11 @@ func (h *Host) load(ctx context.Context, s *slot, id, dir string) {
 	}
 	h.mu.Unlock()
 	if s.err == nil {
-		h.opts.Log.Info("model loaded", "model", s.name, "took", time.Since(begin).Round(time.Millisecond))
+		provider, note := s.engine.Provider()
+		h.opts.Log.Info("model loaded", "model", s.name, "device", provider, "took", time.Since(begin).Round(time.Millisecond))
+		if note != "" {
+			h.opts.Log.Info("no GPU is used", "model", s.name, "reason", note)
+		}
 	}
 	close(s.ready)
 }

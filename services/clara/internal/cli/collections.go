@@ -306,6 +306,7 @@ func (s *sampled) compare(ctx context.Context, p index.Precision) (out compared,
 			out.SlotCosineMin = min(out.SlotCosineMin, cosine(m.Row(j), stored[i].Row(j)))
 		}
 	}
+	hits := 0
 	for i, q := range s.queries {
 		found, err := x.SearchMemory(ctx, q, s.k, index.Filter{})
 		if err != nil {
@@ -313,10 +314,11 @@ func (s *sampled) compare(ctx context.Context, p index.Precision) (out compared,
 		}
 		for _, f := range found {
 			if slices.Contains(s.best[i], f.Passage.Ordinal) {
-				out.Recall += 1 / float64(len(s.queries)*s.k)
+				hits++
 			}
 		}
 	}
+	out.Recall = float64(hits) / float64(len(s.queries)*s.k)
 	return out, stored, nil
 }
 
