@@ -248,6 +248,29 @@ func TestPlanIsKeptWithTheCheckpoint(t *testing.T) {
 	assert.Equal(t, p, st.Plan)
 }
 
+// bf16 that nobody asked for is for GPUs.
+func TestHalfPrecisionByDefault(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		auto  bool
+		dtype string
+	}{{"left open", true, "float32"}, {"asked for", false, "bfloat16"}} {
+		t.Run(c.name, func(t *testing.T) {
+			p := tinyPlan(t)
+			p.Epochs, p.BF16, p.BF16Auto = 1, true, c.auto
+			_, events, err := execute(context.Background(), p)
+			require.NoError(t, err)
+			for _, e := range events {
+				if e.Summary != nil {
+					assert.Equal(t, c.dtype, e.Summary.DType)
+					return
+				}
+			}
+			t.Fatal("nothing was told of the run")
+		})
+	}
+}
+
 // BenchmarkThousandSteps tells what the process holds after 100 and after 1,000 steps of a tiny model: what an operator or a
 // step leaks does not depend on the width of a model.
 func BenchmarkThousandSteps(b *testing.B) {

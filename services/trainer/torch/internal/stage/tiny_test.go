@@ -50,7 +50,7 @@ func tinyBase(t testing.TB) string {
 	})
 	write("tokenizer_config.json", object{"bos_token": "<s>", "eos_token": "</s>",
 		"chat_template": "{{ bos_token }}{% for m in messages %}{{ m['role'] + ':' + m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"})
-	config := object{"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+	config := object{"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
 		"vocab_size": 258, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "bos_token_id": 256, "eos_token_id": 257, "hidden_act": "silu"}
 	write("config.json", config)
 	raw, err := json.Marshal(config)
