@@ -1,5 +1,5 @@
 // Package roofline measures what a machine can do at most, for benchmarks to be held against: float32
-// multiply-adds out of registers, and reads from memory. For tests only.
+// multiply-adds out of registers. For tests only.
 package roofline
 
 import (
@@ -13,24 +13,10 @@ import (
 const rounds = 9
 
 // FMA returns how many floating point operations a second so many threads make of the machine's widest
-// multiply-adds, two operations for each number. It takes a few hundred milliseconds.
+// multiply-adds, two operations for each number. It takes a fraction of a second.
 func FMA(threads int) float64 {
 	const loops = 200_000
 	return median(threads, func(int) float64 { return loops * fma(loops) })
-}
-
-// Read returns how many bytes a second so many threads read from memory.
-func Read(threads int) float64 {
-	const size = 32 << 20 // numbers of 8 bytes; beyond every cache
-	data := make([]uint64, size)
-	for i := range data {
-		data[i] = uint64(i)
-	}
-	part := size / threads
-	return median(threads, func(i int) float64 {
-		sink[i&63].Store(sum(data[i*part : (i+1)*part]))
-		return float64(8 * part)
-	})
 }
 
 // median runs f on every thread at once and returns the median of the rounds, in units of f a second.

@@ -120,15 +120,15 @@ func BenchmarkCompressRPC(b *testing.B) {
 	b.ReportMetric(100*quantile(bare, 0.5).Seconds()/quantile(whole, 0.5).Seconds(), "%engine")
 }
 
-// BenchmarkOverhead streams answers of 32 tokens one after the other and reports what each took beyond the
+// BenchmarkOverhead streams answers of 16 tokens one after the other and reports what each took beyond the
 // time in which the model ran: RPC, tokenizer, prompt, sampling, streaming.
 func BenchmarkOverhead(b *testing.B) {
 	x := startBench(b, infer.Options{})
 	var over []time.Duration
 	tokens := 0
-	for i := range max(b.N, 200) + 5 {
+	for i := range max(b.N, 100) + 5 {
 		busy, start := x.lease.Busy(), time.Now()
-		a, err := ask(b.Context(), x.Env, &generatorv1.AnswerRequest{Context: none, Model: "models/bench", Question: fmt.Sprintf("What is valve %d for?", i), MaxTokens: 32})
+		a, err := ask(b.Context(), x.Env, &generatorv1.AnswerRequest{Context: none, Model: "models/bench", Question: fmt.Sprintf("What is valve %d for?", i), MaxTokens: 16})
 		took := time.Since(start)
 		require.NoError(b, err)
 		if i >= 5 {
