@@ -2,9 +2,10 @@
 // inference service needs, and nothing it has to compute.
 //
 //	manifest.json                 what it is; every other file with its size and SHA-256
-//	graph.fp32.onnx               the model as a graph, over the weights below
+//	graph.PRECISION.onnx          the model as a graph, over the weights below, for each precision that a role runs in
 //	model*.safetensors            the base's own files where they are float32 (hard links), else
 //	weights.safetensors           its weights converted to float32, once
+//	weights.int4.safetensors, ..  or in blocks, codes, scales and shifts apart (packages quant, onnx/decoder)
 //	embedding.safetensors         the table with memory rows, and the head (spec clara-model §2)
 //	encoder.safetensors, ...      one file an adapter, keys as in the checkpoint (spec §7)
 //	tokenizer.json, ...           tokenizer, chat template and configuration of the base
