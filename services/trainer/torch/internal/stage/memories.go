@@ -63,6 +63,8 @@ func openMemories(dir, key string, n *net.Net, docs [][]int32) (*memories, error
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, clara.Errorf(clara.Unavailable, "lock %s: %w", path, err)
 	}
+	// Closing would not unlock: the mapping keeps the open file, and the other ranks would wait for ever.
+	defer syscall.Flock(int(f.Fd()), syscall.LOCK_UN) //nolint:errcheck // it cannot fail on a file that was locked
 	found := make([]byte, len(header))
 	_, readErr := f.ReadAt(found, 0)
 	info, err := f.Stat()

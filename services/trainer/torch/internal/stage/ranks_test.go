@@ -150,6 +150,23 @@ func TestTwoRanksEqualOne(t *testing.T) {
 	}
 }
 
+// Two ranks of a machine keep the documents' memories in one file: neither may keep the other from it.
+func TestTwoRanksShareMemories(t *testing.T) {
+	p := tinyPlan(t)
+	p.MaxSteps = 1
+	_, _, err := execute(context.Background(), p)
+	require.NoError(t, err)
+	q := next(t, p, trainplan.Stage2)
+	q.Dropout, q.PeerTimeout = 0, 60
+	want, _, err := execute(context.Background(), q)
+	require.NoError(t, err)
+	q.SavePath, q.RunDir = filepath.Join(t.TempDir(), "x"), filepath.Join(t.TempDir(), "x.run")
+	got, stderr, errs := ranks(t, q, false)
+	require.NoError(t, errs[0], stderr)
+	require.NoError(t, errs[1])
+	assert.InEpsilonSlice(t, losses(want), losses(got), 1e-3)
+}
+
 // State that lay in shards goes on in one process, and the other way round.
 func TestResumeOfShards(t *testing.T) {
 	p := tinyPlan(t)
