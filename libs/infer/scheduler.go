@@ -393,6 +393,14 @@ func (s *scheduler) leave(r *stream) {
 	s.prefills = slices.DeleteFunc(s.prefills, func(p *stream) bool { return p == r })
 }
 
+// free is leave for a request that is about to hear of its end: who asks next at once finds its row free.
+func (s *scheduler) free(r *stream) {
+	s.leave(r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.count()
+}
+
 // admit gives free rows to those who wait.
 func (s *scheduler) admit() {
 	s.mu.Lock()
@@ -526,7 +534,7 @@ func (s *scheduler) decodeAll() bool {
 func (s *scheduler) take(r *stream, logits []float32) {
 	if r.wantLogits {
 		r.logits = slices.Clone(logits)
-		s.leave(r)
+		s.free(r)
 		r.events <- event{}
 		return
 	}
@@ -550,13 +558,13 @@ func (s *scheduler) take(r *stream, logits []float32) {
 // ended takes a request out that has all its tokens.
 func (s *scheduler) ended(r *stream, f Finish) {
 	s.measure(&s.pace.answer, float64(r.made+1))
-	s.leave(r)
+	s.free(r)
 	r.events <- event{finish: f}
 }
 
 func (s *scheduler) fail(list []*stream, err error) {
 	for _, r := range list {
-		s.leave(r)
+		s.free(r)
 		r.events <- event{err: err}
 	}
 }

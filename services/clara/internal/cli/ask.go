@@ -6,9 +6,11 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/clara-suite/clara/libs/clara"
 	generatorv1 "github.com/clara-suite/clara/proto/gen/clara/generator/v1"
+	"github.com/clara-suite/clara/proto/gen/clara/generator/v1/generatorv1connect"
 	rerankerv1 "github.com/clara-suite/clara/proto/gen/clara/reranker/v1"
 )
 
@@ -77,20 +79,43 @@ func (a *Ask) Run(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	stream, err := client.Answer(ctx, &generatorv1.AnswerRequest{
+	request := &generatorv1.AnswerRequest{
 		Collection: from, Question: question, Context: contexts[a.Context], Retrieve: modes[a.Retrieve],
 		TopK: a.TopK, MaxTokens: a.MaxTokens, Sampling: a.Sampling.proto(), Model: withPrefix("models/", a.Model),
-	})
+	}
+	// Somebody at a terminal would only ask again: a suite that is busy is waited for, a while.
+	for deadline := time.Now().Add(patience); ; {
+		began, err := a.answer(ctx, e, client, request)
+		after := max(clara.RetryAfter(err), time.Second)
+		if clara.KindOf(err) != clara.Busy || began || time.Now().Add(after).After(deadline) {
+			return a.named(err)
+		}
+		fmt.Fprintf(e.Err, "(busy; asking again in %s)\n", after.Round(time.Second))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(after):
+		}
+	}
+}
+
+// patience is how long a suite that is busy is waited for.
+const patience = 2 * time.Minute
+
+// answer asks once and prints what comes. began reports whether anything of an answer did.
+func (a *Ask) answer(ctx context.Context, e *Env, client generatorv1connect.GeneratorServiceClient, request *generatorv1.AnswerRequest) (began bool, err error) {
+	stream, err := client.Answer(ctx, request)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer stream.Close()
 	var retrieved *generatorv1.Retrieved
 	for stream.Receive() {
 		msg := stream.Msg()
+		began = began || e.JSON || msg.GetRetrieved() == nil
 		if e.JSON {
 			if err := e.print(nil, msg); err != nil {
-				return err
+				return began, err
 			}
 			continue
 		}
@@ -111,7 +136,7 @@ func (a *Ask) Run(ctx context.Context, e *Env) error {
 			timings(e.Out, retrieved, part.Done.Timings)
 		}
 	}
-	return a.named(stream.Err())
+	return began, stream.Err()
 }
 
 // named adds to the error for a collection that nobody named how to name one.
