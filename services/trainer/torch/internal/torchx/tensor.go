@@ -1,8 +1,8 @@
 package torchx
 
-// #cgo CXXFLAGS: -O2 -I${SRCDIR}/gloodecl
+// #cgo CXXFLAGS: -O2 -fopenmp -I${SRCDIR}/gloodecl
 // #cgo nccl CXXFLAGS: -DCLARA_NCCL
-// #cgo LDFLAGS: -ltorch_cpu -lc10 -lstdc++ -ldl
+// #cgo LDFLAGS: -ltorch_cpu -lc10 -lstdc++ -ldl -fopenmp
 // #cgo nccl LDFLAGS: -ltorch_cuda
 // #include <stdlib.h>
 // #include "shim.h"
