@@ -108,7 +108,7 @@ type suite struct {
 	jobs       jobv1connect.JobServiceClient
 }
 
-func start(t *testing.T, cfg func(*ingest.Config)) *suite {
+func start(t *testing.T, cfg func(*ingest.Config), with ...func(*suite, *ingest.Service)) *suite {
 	t.Helper()
 	ctx := t.Context()
 	a, err := app.New(ctx, "test", telemetry.Config{LogLevel: "error", LogFormat: "text"}, rpc.Config{}, os.Stderr)
@@ -124,6 +124,10 @@ func start(t *testing.T, cfg func(*ingest.Config)) *suite {
 	require.NoError(t, c.Validate())
 	s, err := ingest.New(ctx, c, a)
 	require.NoError(t, err)
+	made := &suite{App: a, t: t}
+	for _, f := range with {
+		f(made, s)
+	}
 	s.Mount(a.Server)
 	comp := &compressor{app: a, texts: map[string][]string{}, models: map[string]string{}}
 	a.Server.Handle(compressorv1connect.NewCompressorServiceHandler(comp, a.Server.HandlerOptions()...))
@@ -144,7 +148,8 @@ func start(t *testing.T, cfg func(*ingest.Config)) *suite {
 	})
 	client, err := a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{})
 	require.NoError(t, err)
-	return &suite{App: a, t: t, compressor: comp, jobs: jobv1connect.NewJobServiceClient(client.HTTP, client.URL, client.Options()...)}
+	made.compressor, made.jobs = comp, jobv1connect.NewJobServiceClient(client.HTTP, client.URL, client.Options()...)
+	return made
 }
 
 func (s *suite) start(collection string) *jobv1.Job {
@@ -312,6 +317,23 @@ func TestFailureEndsTheDocumentAndRetryRevivesIt(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.ended(job.Name).State)
 	assert.Equal(t, ingestv1.Document_STATE_READY, s.document(d.Name).State)
+}
+
+// A file may be read, and fail, before the upload that brought it has opened its item.
+func TestAnEndBeforeTheBeginningIsTold(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, func(s *suite, service *ingest.Service) {
+		service.BeforeReset(func(item *jobv1.Item) {
+			require.Eventually(s.t, func() bool {
+				d, err := s.Ingest.GetDocument(s.t.Context(), &ingestv1.GetDocumentRequest{Name: item.Name})
+				return err == nil && d.State == ingestv1.Document_STATE_FAILED
+			}, 20*time.Second, 5*time.Millisecond)
+		})
+	})
+	job := s.start("docs")
+	_, err := s.upload("docs", "blank.txt", " \n \n", job.Name)
+	require.NoError(t, err)
+	assert.Equal(t, jobv1.Job_STATE_FAILED, s.finish(job.Name).State)
 }
 
 func TestURIs(t *testing.T) {

@@ -89,7 +89,16 @@ func (p *Pipeline) Accept(ctx context.Context, f File, reread bool) (*ingestv1.D
 			return nil, err
 		}
 	}
-	return d, p.Jobs.Reset(ctx, f.Job, item)
+	return d, p.reset(ctx, f.Job, item)
+}
+
+// reset opens a document's item in its job. The record was stored first, so the work may have ended by now, and its end
+// been told before: it is told again then, or the job would wait for ever.
+func (p *Pipeline) reset(ctx context.Context, job string, item *jobv1.Item) error {
+	if err := p.Jobs.Reset(ctx, job, item); err != nil {
+		return err
+	}
+	return p.tell(ctx, job, item)
 }
 
 // File is a file that has arrived.
@@ -138,7 +147,7 @@ func (p *Pipeline) Again(ctx context.Context, name, job, password string) (*inge
 	if err := p.Files.Delete(ctx, extractKey(d.ContentHash, password)); err != nil {
 		return nil, err
 	}
-	return d, p.Jobs.Reset(ctx, job, &jobv1.Item{Name: name, Label: d.File, State: jobv1.Job_STATE_PENDING, Stage: "waiting"})
+	return d, p.reset(ctx, job, &jobv1.Item{Name: name, Label: d.File, State: jobv1.Job_STATE_PENDING, Stage: "waiting"})
 }
 
 // Handle takes in a file: reads it, cuts it, and asks for it to be indexed.
