@@ -252,3 +252,27 @@ func BenchmarkEncode(b *testing.B) {
 	}
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
 }
+
+// TestBytes: the bytes of a text's tokens are those of the text.
+func TestBytes(t *testing.T) {
+	for _, name := range []string{"gpt2", "llama3", "mistral", "mistral_metaspace", "qwen", "smollm", "gemma", "tekken", "phi4mini"} {
+		f := fixturesOf(t, name)[0]
+		t.Run(f.name, func(t *testing.T) {
+			for _, text := range []string{"The river Alder rises.", "{\"a\": [1, 2.5]}\n", "港口 é 🙂"} {
+				var got strings.Builder
+				for _, id := range f.tok.Encode(text) {
+					got.WriteString(f.tok.Bytes(id))
+				}
+				assert.Equal(t, strings.TrimSpace(text), strings.TrimSpace(got.String()))
+			}
+			for id := range int32(f.tok.Len()) {
+				if f.tok.IsAdded(id) {
+					assert.Empty(t, f.tok.Bytes(id))
+				}
+			}
+			assert.Empty(t, f.tok.Bytes(-1))
+			assert.Empty(t, f.tok.Bytes(int32(f.tok.Len())))
+		})
+	}
+	assert.Empty(t, one(t, "bert").Bytes(100), "words without blanks can't be put together again")
+}

@@ -295,3 +295,23 @@ func (t *Tokenizer) unfinished(ids []int32) bool {
 	}
 	return false
 }
+
+// Bytes returns the bytes that a token adds to a text, "" for one that adds none or does not say which: special and
+// added tokens, ids without one, and WordPiece. A blank that decoding leaves out at the beginning of a text is there.
+func (t *Tokenizer) Bytes(id int32) string {
+	m, ok := t.model.(*bpe)
+	if !ok || t.IsAdded(id) {
+		return ""
+	}
+	name, _ := m.token(id)
+	if m.bytes {
+		if raw, ok := rawBytes(name); ok {
+			return raw
+		}
+		return ""
+	}
+	if b, ok := byteToken(name); ok {
+		return string([]byte{b})
+	}
+	return strings.ReplaceAll(name, "▁", " ")
+}
