@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/grammar"
 	"github.com/clara-suite/clara/libs/infer/ort"
 	"github.com/clara-suite/clara/libs/modelpkg"
 	"github.com/clara-suite/clara/libs/prompt"
@@ -88,6 +90,9 @@ type Engine struct {
 	opts  Options
 	model *model
 	sched *scheduler
+
+	words  sync.Once
+	tokens *grammar.Vocabulary
 }
 
 // Open loads the package in dir. Its weights are read once; loading a model takes a second per few hundred megabytes.

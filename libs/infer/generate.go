@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/grammar"
 	"github.com/clara-suite/clara/libs/prompt"
 )
 
@@ -53,6 +54,8 @@ type Request struct {
 	// Patient requests wait their turn as long as it takes, after those that are not: for batches. Others are refused
 	// as Busy where those running would hold them up too long (Options.Slowdown).
 	Patient bool
+	// Output is the form that the answer is held to; nil: none. An answer that MaxTokens ends is a beginning of it.
+	Output *grammar.Grammar
 	// KeepSpecial leaves the text of special tokens in the answer's text.
 	KeepSpecial bool
 }
@@ -218,9 +221,18 @@ func (e *Engine) newStream(r Request) (*stream, error) {
 	if s.stop == nil {
 		s.stop = e.pkg.Manifest.EOS
 	}
+	if r.Output != nil {
+		s.form = e.vocabulary().Matcher(r.Output)
+	}
 	s.long = e.model.isLong(n + s.limit)
 	s.events = make(chan event, s.limit+1) // never blocks the engine
 	return s, nil
+}
+
+// vocabulary is the tokenizer's tokens for requests that ask for a form. It is made at the first of them.
+func (e *Engine) vocabulary() *grammar.Vocabulary {
+	e.words.Do(func() { e.tokens = grammar.NewVocabulary(e.pkg.Tokenizer.Len(), e.pkg.Tokenizer.Bytes) })
+	return e.tokens
 }
 
 // textStream holds back what may be the beginning of a stop text.

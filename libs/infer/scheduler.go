@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/grammar"
 )
 
 // stream is a request for an answer on its way.
@@ -20,6 +21,7 @@ type stream struct {
 	limit      int // tokens of the answer at most
 	stop       []int32
 	sampler    *sampler
+	form       *grammar.Matcher // nil: free
 	wantLogits bool
 	patient    bool
 	logits     []float32 // before the final event, if wanted
@@ -538,6 +540,12 @@ func (s *scheduler) take(r *stream, logits []float32) {
 		r.events <- event{}
 		return
 	}
+	if r.form != nil {
+		if err := r.form.Filter(logits, r.stop); err != nil {
+			s.fail([]*stream{r}, err)
+			return
+		}
+	}
 	id, ok := r.sampler.next(logits)
 	if !ok {
 		s.fail([]*stream{r}, fmt.Errorf("generate: the logits are not finite"))
@@ -547,10 +555,19 @@ func (s *scheduler) take(r *stream, logits []float32) {
 		s.ended(r, FinishStop)
 		return
 	}
+	if r.form != nil {
+		if err := r.form.Accept(id); err != nil {
+			s.fail([]*stream{r}, err)
+			return
+		}
+	}
 	r.last = id
 	r.made++
 	r.events <- event{token: true, id: id, at: time.Now()}
-	if r.made >= r.limit {
+	switch {
+	case r.form != nil && r.form.Done():
+		s.ended(r, FinishStop)
+	case r.made >= r.limit:
 		s.ended(r, FinishLength)
 	}
 }
