@@ -93,6 +93,20 @@ func TestFamilies(t *testing.T) {
 			assert.InDelta(t, 5000, m.Rope.Theta, 0)
 			assert.InDelta(t, 70, m.LocalRope.Theta, 0)
 		}},
+		{"mistral", `,"num_key_value_heads":null`, func(t *testing.T, m arch.Model) {
+			assert.Equal(t, 4, m.KVHeads, "null is as many as heads, where an absent key is 8")
+			assert.Equal(t, 4096, m.SlidingWindow, "an absent key is the class's, where null is none")
+		}},
+		{"qwen2", `,"use_sliding_window":true,"max_window_layers":0`, func(t *testing.T, m arch.Model) { assert.Equal(t, 4096, m.SlidingWindow) }},
+		{"gemma2", `,"head_dim":16,"attn_logit_softcapping":null,"final_logit_softcapping":null,"hidden_act":"gelu"`, func(t *testing.T, m arch.Model) {
+			assert.Zero(t, m.AttentionSoftcap)
+			assert.Zero(t, m.LogitSoftcap)
+			assert.Equal(t, arch.GELUTanh, m.Activation, "hidden_activation counts")
+			assert.True(t, m.ScaleMemories)
+		}},
+		{"phi3", `,"rope_scaling":{"type":"longrope","short_factor":[1,1,1,1,1,1],"long_factor":[2,2,2,2,2,2]}`, func(t *testing.T, m arch.Model) {
+			assert.Equal(t, 4096, m.Rope.OriginalPositions)
+		}},
 		{"llama", `,"rope_parameters":{"rope_type":"default","rope_theta":5000}`, func(t *testing.T, m arch.Model) {
 			assert.InDelta(t, 5000, m.Rope.Theta, 0)
 		}},

@@ -107,6 +107,7 @@ func ggufGemma(f *gguf.File, name string, m *Model) {
 		}
 		return
 	}
+	m.ScaleMemories = true
 	m.AttentionSoftcap = f.Float(name+".attn_logit_softcapping", 50)
 	m.LogitSoftcap = f.Float(name+".final_logit_softcapping", 30)
 	if m.Layers == 46 && m.Heads > 0 { // the 27B model scales by hidden / heads

@@ -20,6 +20,9 @@ type family struct {
 	headDim     int // 0: hidden / heads
 	tied        bool
 	activation  string
+	original    int  // original_max_position_embeddings; 0: none
+	window      int  // sliding_window where the key is absent; null is none
+	gemma       bool // hidden_activation names the activation, else hidden_act
 	slidesIfSet bool // sliding_window alone makes all layers slide
 	slidesByUse bool // use_sliding_window turns it on for layers from max_window_layers
 	describe    func(*config, *Model)
@@ -29,12 +32,12 @@ type family struct {
 func families() map[string]family {
 	return map[string]family{
 		"llama":       {eps: 1e-6, theta: 10000, positions: 2048, activation: "silu", describe: describeLlama},
-		"mistral":     {eps: 1e-6, theta: 10000, positions: 4096 * 32, kvHeads: 8, activation: "silu", slidesIfSet: true},
-		"qwen2":       {eps: 1e-6, theta: 10000, positions: 32768, kvHeads: 32, activation: "silu", slidesByUse: true, describe: describeQwen2},
-		"qwen3":       {eps: 1e-6, theta: 10000, positions: 32768, kvHeads: 32, headDim: 128, activation: "silu", slidesByUse: true, describe: describeQwen3},
-		"phi3":        {eps: 1e-5, theta: 10000, positions: 4096, activation: "silu", slidesIfSet: true, describe: describePhi3},
-		"gemma2":      {eps: 1e-6, theta: 10000, positions: 8192, kvHeads: 4, headDim: 256, tied: true, activation: "gelu_pytorch_tanh", describe: describeGemma2},
-		"gemma3_text": {eps: 1e-6, theta: 1e6, positions: 131072, kvHeads: 4, headDim: 256, tied: true, activation: "gelu_pytorch_tanh", describe: describeGemma3},
+		"mistral":     {eps: 1e-6, theta: 10000, positions: 4096 * 32, kvHeads: 8, activation: "silu", window: 4096, slidesIfSet: true},
+		"qwen2":       {eps: 1e-6, theta: 10000, positions: 32768, kvHeads: 32, activation: "silu", window: 4096, slidesByUse: true, describe: describeQwen2},
+		"qwen3":       {eps: 1e-6, theta: 10000, positions: 32768, kvHeads: 32, headDim: 128, activation: "silu", window: 4096, slidesByUse: true, describe: describeQwen3},
+		"phi3":        {eps: 1e-5, theta: 10000, positions: 4096, activation: "silu", original: 4096, slidesIfSet: true, describe: describePhi3},
+		"gemma2":      {eps: 1e-6, theta: 10000, positions: 8192, kvHeads: 4, headDim: 256, tied: true, activation: "gelu_pytorch_tanh", gemma: true, window: 4096, describe: describeGemma2},
+		"gemma3_text": {eps: 1e-6, theta: 1e6, positions: 131072, kvHeads: 4, headDim: 256, tied: true, activation: "gelu_pytorch_tanh", gemma: true, window: 4096, describe: describeGemma3},
 	}
 }
 
@@ -80,17 +83,17 @@ func FromHF(configJSON, generationJSON []byte) (Model, error) {
 		Pad:           c.integer("pad_token_id", -1),
 		EOS:           c.ids("eos_token_id"),
 	}
-	m.KVHeads = c.integer("num_key_value_heads", f.kvHeads)
+	m.KVHeads = c.integer("num_key_value_heads", ifAbsent(c, "num_key_value_heads", f.kvHeads))
 	if m.KVHeads == 0 {
 		m.KVHeads = m.Heads
 	}
-	m.HeadDim = c.integer("head_dim", f.headDim)
+	m.HeadDim = c.integer("head_dim", ifAbsent(c, "head_dim", f.headDim))
 	if m.HeadDim == 0 && m.Heads > 0 {
 		m.HeadDim = m.Hidden / m.Heads
 	}
 	m.AttentionScale = 1 / math.Sqrt(float64(m.HeadDim))
 	c.activation(&m, f)
-	c.rope(&m, f.theta)
+	c.rope(&m, f)
 	if f.describe != nil {
 		f.describe(c, &m)
 	}
@@ -146,9 +149,9 @@ func describeGemma(c *config, m *Model) {
 
 func describeGemma2(c *config, m *Model) {
 	describeGemma(c, m)
-	m.AttentionSoftcap = c.number("attn_logit_softcapping", 50)
-	m.LogitSoftcap = c.number("final_logit_softcapping", 30)
-	m.SlidingWindow = c.integer("sliding_window", 4096)
+	m.AttentionSoftcap = c.number("attn_logit_softcapping", ifAbsent(c, "attn_logit_softcapping", 50.0))
+	m.LogitSoftcap = c.number("final_logit_softcapping", ifAbsent(c, "final_logit_softcapping", 30.0))
+	m.ScaleMemories = true
 	m.Sliding = everyButNth(m.Layers, 2)
 }
 
@@ -157,7 +160,6 @@ func describeGemma3(c *config, m *Model) {
 	m.QKNorm = true
 	m.AttentionSoftcap = c.number("attn_logit_softcapping", 0)
 	m.LogitSoftcap = c.number("final_logit_softcapping", 0)
-	m.SlidingWindow = c.integer("sliding_window", 4096)
 	m.Sliding = everyButNth(m.Layers, c.integer("sliding_window_pattern", 6))
 	if c.boolean("use_bidirectional_attention", false) {
 		c.fail(clara.Unsupported, "use_bidirectional_attention is set: not a decoder")
@@ -223,6 +225,14 @@ func value[T any](c *config, key string, def T) T {
 	return v
 }
 
+// ifAbsent is the value that a configuration class takes for a key that is not there; null stands for none, 0.
+func ifAbsent[T int | float64](c *config, key string, def T) T {
+	if _, there := c.keys[key]; there {
+		return 0
+	}
+	return def
+}
+
 func (c *config) str(key, def string) string             { return value(c, key, def) }
 func (c *config) boolean(key string, def bool) bool      { return value(c, key, def) }
 func (c *config) number(key string, def float64) float64 { return value(c, key, def) }
@@ -259,10 +269,11 @@ func (c *config) mustBe(key string, want float64) {
 }
 
 func (c *config) activation(m *Model, f family) {
-	act := c.str("hidden_activation", "")
-	if act == "" {
-		act = c.str("hidden_act", f.activation)
+	key := "hidden_act"
+	if f.gemma {
+		key = "hidden_activation"
 	}
+	act := c.str(key, f.activation)
 	switch act {
 	case "silu", "swish":
 		m.Activation = SiLU
@@ -271,14 +282,14 @@ func (c *config) activation(m *Model, f family) {
 	case "gelu":
 		m.Activation = GELU
 	default:
-		c.fail(clara.Unsupported, "hidden_act %q is not supported", act)
+		c.fail(clara.Unsupported, "%s %q is not supported", key, act)
 	}
 }
 
 // sliding settles which layers slide: layer_types where it is given, else the
 // family's rule.
 func (c *config) sliding(m *Model, f family) {
-	window := c.integer("sliding_window", m.SlidingWindow)
+	window := c.integer("sliding_window", ifAbsent(c, "sliding_window", f.window))
 	on := f.slidesIfSet || m.Sliding != nil || f.slidesByUse && c.boolean("use_sliding_window", false)
 	if !on || window <= 0 {
 		m.SlidingWindow, m.Sliding = 0, nil
@@ -314,18 +325,19 @@ func (c *config) sliding(m *Model, f family) {
 
 // rope reads rope_theta and rope_scaling, or rope_parameters, which newer
 // configs have in place of both, per layer type where these differ.
-func (c *config) rope(m *Model, theta float64) {
+func (c *config) rope(m *Model, f family) {
 	partial := c.number("partial_rotary_factor", 1)
-	theta = c.number("rope_theta", theta)
+	theta := c.number("rope_theta", f.theta)
+	original := c.integer("original_max_position_embeddings", ifAbsent(c, "original_max_position_embeddings", f.original))
 	params := value[map[string]json.RawMessage](c, "rope_parameters", nil)
 	if params == nil {
 		scaling := value[map[string]json.RawMessage](c, "rope_scaling", nil)
-		m.Rope = c.ropeOf(m, "rope_scaling", scaling, theta, partial)
+		m.Rope = c.ropeOf(m, "rope_scaling", scaling, theta, partial, original)
 		return
 	}
 	full, nested := params["full_attention"]
 	if !nested {
-		m.Rope = c.ropeOf(m, "rope_parameters", params, theta, partial)
+		m.Rope = c.ropeOf(m, "rope_parameters", params, theta, partial, original)
 		return
 	}
 	sub := func(raw json.RawMessage) Rope {
@@ -333,7 +345,7 @@ func (c *config) rope(m *Model, theta float64) {
 		if err := json.Unmarshal(raw, &p); err != nil {
 			c.fail(clara.Corrupt, "key rope_parameters: %w", err)
 		}
-		return c.ropeOf(m, "rope_parameters", p, theta, partial)
+		return c.ropeOf(m, "rope_parameters", p, theta, partial, original)
 	}
 	m.Rope = sub(full)
 	if local, ok := params["sliding_attention"]; ok {
@@ -342,7 +354,7 @@ func (c *config) rope(m *Model, theta float64) {
 	}
 }
 
-func (c *config) ropeOf(m *Model, key string, params map[string]json.RawMessage, theta, partial float64) Rope {
+func (c *config) ropeOf(m *Model, key string, params map[string]json.RawMessage, theta, partial float64, original int) Rope {
 	p := &config{file: c.file + ": " + key, keys: params}
 	partial = p.number("partial_rotary_factor", partial)
 	r := Rope{
@@ -350,7 +362,6 @@ func (c *config) ropeOf(m *Model, key string, params map[string]json.RawMessage,
 		Dim: int(float64(m.HeadDim) * partial), Factor: p.number("factor", 0),
 		AttentionFactor: p.number("attention_factor", 0),
 	}
-	original := c.integer("original_max_position_embeddings", 0)
 	if r.Kind == "su" { // its name before transformers 4.41
 		r.Kind = RopeLongRope
 	}

@@ -32,6 +32,9 @@ type Model struct {
 	NormOffset float64 // added to every norm weight (Gemma: 1)
 	Activation Activation
 	EmbedScale float64 // embeddings are multiplied by it (Gemma: sqrt(H)); 1 otherwise
+	// ScaleMemories: so are memories in their slots, as the model scales whatever it is given (Gemma 2, not 3, which
+	// scales rows of its table).
+	ScaleMemories bool `json:",omitempty"`
 
 	TieEmbeddings bool // the head is the embedding table
 	QKVBias       bool

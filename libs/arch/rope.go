@@ -44,7 +44,7 @@ func (r Rope) check(headDim int) error {
 		return bad("rope_theta is %g", r.Theta)
 	}
 	if r.Dim <= 0 || r.Dim > headDim || r.Dim%2 != 0 {
-		return bad("%d rotated dimensions do not fit a head of %d", r.Dim, headDim)
+		return bad("%d rotated dimensions (head_dim x partial_rotary_factor) do not fit a head of %d", r.Dim, headDim)
 	}
 	switch r.Kind {
 	case RopeDefault:
