@@ -10,14 +10,27 @@ import (
 )
 
 // bytesPerToken is what a token takes in the cache: keys and values of all layers.
-func bytesPerToken(a arch.Model) int64 {
-	return int64(a.Layers) * 2 * int64(a.KVHeads) * int64(decoder.HeadWidth(a)) * 4
+func bytesPerToken(a arch.Model, d ort.DType) int64 {
+	return int64(a.Layers) * 2 * int64(a.KVHeads) * int64(decoder.HeadWidth(a)/perWord(d)) * 4
+}
+
+// tokenBytes is what a token takes.
+func (c *cache) tokenBytes() int64 { return int64(2*c.layers*c.heads*c.width) * 4 }
+
+// perWord is how many numbers of a type take the room of a float32.
+func perWord(d ort.DType) int {
+	if d == ort.Float32 {
+		return 1
+	}
+	return 2
 }
 
 // cache holds keys and values: for each layer and each of both [rows, KVHeads, C, HeadDim], so that
-// consecutive rows are one tensor without copying.
+// consecutive rows are one tensor without copying. Where they are halves, two are kept as one float32, whose bits
+// copies leave as they are: heads are of even width.
 type cache struct {
-	layers, rows, heads, context, width int
+	layers, rows, heads, context, width int // width in words
+	dtype                               ort.DType
 
 	data   []float32
 	unmap  func() error
@@ -28,8 +41,8 @@ type cache struct {
 }
 
 // newCache reserves a cache, in the memory of the device that device, if not nil, computes on.
-func newCache(a arch.Model, rows, context int, device *ort.Session) (*cache, error) {
-	c := &cache{layers: a.Layers, rows: rows, heads: a.KVHeads, context: context, width: decoder.HeadWidth(a)}
+func newCache(a arch.Model, rows, context int, dtype ort.DType, device *ort.Session) (*cache, error) {
+	c := &cache{layers: a.Layers, rows: rows, heads: a.KVHeads, context: context, width: decoder.HeadWidth(a) / perWord(dtype), dtype: dtype}
 	n := 2 * c.layers * rows * c.rowSize()
 	if device != nil {
 		m, err := device.Allocate(ort.Float32, int64(n))
@@ -64,11 +77,16 @@ func (c *cache) rowSize() int { return c.heads * c.context * c.width }
 func (c *cache) view(layer, kv, row, n int) (*ort.Value, error) {
 	size := c.rowSize()
 	at := ((2*layer+kv)*c.rows + row) * size
-	shape := []int64{int64(n), int64(c.heads), int64(c.context), int64(c.width)}
+	per := perWord(c.dtype)
+	shape := []int64{int64(n), int64(c.heads), int64(c.context), int64(c.width * per)}
 	if c.memory != nil {
-		return c.memory.View(int64(at), shape...)
+		return c.memory.ViewAs(c.dtype, int64(at*per), shape...)
 	}
-	return ort.NewValue(ort.Of(c.data[at:at+n*size], shape...))
+	words := c.data[at : at+n*size]
+	if c.dtype == ort.Float32 {
+		return ort.NewValue(ort.Of(words, shape...))
+	}
+	return ort.NewValue(ort.Tensor{Shape: shape, Data: ort.Half{Type: c.dtype, Bits: ort.BitsOf(words)}})
 }
 
 // each calls f with the place of every head's numbers of a row.

@@ -1,9 +1,10 @@
 package infer
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,7 +56,7 @@ type Options struct {
 	deviceCache bool
 }
 
-func (o *Options) defaults(p *modelpkg.Package) {
+func (o *Options) defaults(p *modelpkg.Package, c precisions) {
 	if o.Context <= 0 {
 		o.Context = min(4096, p.Manifest.Arch.MaxPositions)
 	}
@@ -80,7 +81,7 @@ func (o *Options) defaults(p *modelpkg.Package) {
 	if o.PrefixBytes <= 0 {
 		o.PrefixBytes = 128 << 20
 	}
-	row := bytesPerToken(p.Manifest.Arch) * int64(o.Context)
+	row := bytesPerToken(p.Manifest.Arch, dtypeOf(c.of[Decoder])) * int64(o.Context)
 	o.Streams = int(max(1, min(int64(o.Streams), o.CacheBytes/row)))
 }
 
@@ -106,8 +107,7 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 		pkg.Close()
 		return nil, err
 	}
-	o.defaults(pkg)
-	m, err := newModel(pkg, o)
+	m, o, err := load(pkg, o)
 	if err != nil {
 		pkg.Close()
 		return nil, fmt.Errorf("load model package %s: %w", dir, err)
@@ -115,6 +115,31 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 	e := &Engine{pkg: pkg, opts: o, model: m, sched: newScheduler(m, o)}
 	go e.sched.loop()
 	return e, nil
+}
+
+// load opens the model in the precisions that this machine has, and fills in the options.
+func load(pkg *modelpkg.Package, given Options) (*model, Options, error) {
+	attempt := func(lacks func() error) (*model, Options, precisions, error) {
+		o := given
+		c, err := choose(pkg.Manifest, o, lacks)
+		if err != nil {
+			return nil, o, c, err
+		}
+		o.defaults(pkg, c)
+		m, err := newModel(pkg, o, c)
+		return m, o, c, err
+	}
+	m, o, c, err := attempt(func() error { return ort.LacksCUDA(given.Runtime) })
+	if !c.hasHalf(given) || err == nil && m.session.Provider() == ort.CUDA {
+		return m, o, err
+	}
+	// CUDA seemed to be there but could not start: without halves.
+	reason := err
+	if err == nil {
+		reason = errors.Join(errors.New(m.session.Note()), m.close())
+	}
+	m, o, _, err = attempt(func() error { return reason })
+	return m, o, err
 }
 
 // Close refuses new work, waits until what is queued and running is done, or ctx ends, in which
@@ -164,7 +189,7 @@ func (e *Engine) Memory() MemoryUse {
 	u := MemoryUse{Table: e.pkg.TableBytes(), Adapters: e.model.adapterBytes, Cache: e.model.cache.bytes()}
 	used := map[modelpkg.Precision]bool{}
 	for _, r := range []Role{Base, Encoder, Reasoner, Decoder} {
-		if p := cmp.Or(e.opts.Precision, e.pkg.Manifest.Precision(r)); e.HasRole(r) && !used[p] {
+		if p := e.model.precisions.of[r]; e.HasRole(r) && !used[p] {
 			used[p] = true
 			u.Weights += e.pkg.Manifest.WeightBytes(p)
 		}
@@ -190,7 +215,11 @@ func (e *Engine) Busy() time.Duration { return e.sched.busyTime() }
 
 // Provider says what computes, and why it is not CUDA where that was expected.
 func (e *Engine) Provider() (ort.Provider, string) {
-	return e.model.session.Provider(), e.model.session.Note()
+	note := e.model.session.Note()
+	if extra := e.model.precisions.note; extra != "" {
+		note = strings.TrimPrefix(note+"; "+extra, "; ")
+	}
+	return e.model.session.Provider(), note
 }
 
 // role checks that the package can take it.

@@ -14,13 +14,13 @@ import (
 
 // model runs the graph. All its methods but checkIDs and isLong belong to the engine's goroutine.
 type model struct {
-	arch      arch.Model
-	pkg       *modelpkg.Package
-	runtime   ort.Options
-	precision modelpkg.Precision // of all roles, if not empty
-	session   *ort.Session       // of answers
-	sessions  map[modelpkg.Precision]*ort.Session
-	memory    int // m
+	arch       arch.Model
+	pkg        *modelpkg.Package
+	runtime    ort.Options
+	precisions precisions
+	session    *ort.Session // of answers
+	sessions   map[modelpkg.Precision]*ort.Session
+	memory     int // m
 
 	cache        *cache
 	adapters     map[Role][]named
@@ -39,9 +39,9 @@ type named struct {
 	value *ort.Value
 }
 
-func newModel(pkg *modelpkg.Package, o Options) (m *model, err error) {
+func newModel(pkg *modelpkg.Package, o Options, c precisions) (m *model, err error) {
 	man := pkg.Manifest
-	m = &model{arch: man.Arch, pkg: pkg, runtime: o.Runtime, precision: o.Precision, sessions: map[modelpkg.Precision]*ort.Session{}, memory: man.M, adapters: map[Role][]named{}, lanes: map[laneKey]*lane{}}
+	m = &model{arch: man.Arch, pkg: pkg, runtime: o.Runtime, precisions: c, sessions: map[modelpkg.Precision]*ort.Session{}, memory: man.M, adapters: map[Role][]named{}, lanes: map[laneKey]*lane{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.close())
@@ -54,7 +54,7 @@ func newModel(pkg *modelpkg.Package, o Options) (m *model, err error) {
 	if m.session.Provider() == ort.CUDA || o.deviceCache {
 		device = m.session
 	}
-	if m.cache, err = newCache(m.arch, o.Streams, o.Context, device); err != nil {
+	if m.cache, err = newCache(m.arch, o.Streams, o.Context, dtypeOf(c.of[Decoder]), device); err != nil {
 		return m, err
 	}
 	m.positions = max(o.Context, man.DocMaxLength+3+man.M)
@@ -87,10 +87,7 @@ func newModel(pkg *modelpkg.Package, o Options) (m *model, err error) {
 // sessionOf returns the session of a role. Roles of one precision share it, and so the weights; that of another precision
 // is opened at its first use.
 func (m *model) sessionOf(r Role) (*ort.Session, error) {
-	p := m.precision
-	if p == "" {
-		p = m.pkg.Manifest.Precision(r)
-	}
+	p := m.precisions.of[r]
 	if s := m.sessions[p]; s != nil {
 		return s, nil
 	}
@@ -165,16 +162,17 @@ func (m *model) addAdapter(pkg *modelpkg.Package, role Role) error {
 		if err != nil {
 			return fmt.Errorf("%s adapter: %w", role, err)
 		}
-		va, err := m.value(ort.Of(a, int64(slot.In), int64(r)))
+		p := m.precisions.of[role]
+		va, err := m.value(tensorAs(p, a, int64(slot.In), int64(r)))
 		if err != nil {
 			return err
 		}
-		vb, err := m.value(ort.Of(b, int64(r), int64(slot.Out)))
+		vb, err := m.value(tensorAs(p, b, int64(r), int64(slot.Out)))
 		if err != nil {
 			return err
 		}
 		m.adapters[role] = append(m.adapters[role], named{slot.A, va}, named{slot.B, vb})
-		m.adapterBytes += 4 * int64(len(a)+len(b))
+		m.adapterBytes += int64(4/perWord(dtypeOf(p))) * int64(len(a)+len(b))
 	}
 	return nil
 }
@@ -226,9 +224,14 @@ func (m *model) checkIDs(ids []int32) error {
 func (m *model) embed(dst []float32, ids []int32) {
 	H := m.arch.Hidden
 	m.pkg.Embed(dst, ids)
+	m.scale(dst[:len(ids)*H])
+}
+
+// scale multiplies embeddings as the model does.
+func (m *model) scale(x []float32) {
 	if scale := float32(m.arch.EmbedScale); scale != 1 {
-		for i := range dst[:len(ids)*H] {
-			dst[i] *= scale
+		for i := range x {
+			x[i] *= scale
 		}
 	}
 }
@@ -240,7 +243,11 @@ func (m *model) embedPrompt(dst []float32, p Prompt, from, to int) {
 	for _, s := range p.Slots {
 		lo, hi := max(from, s.At), min(to, s.At+s.Memory.M)
 		if lo < hi {
-			copy(dst[(lo-from)*H:(hi-from)*H], s.Memory.Data[(lo-s.At)*H:])
+			slot := dst[(lo-from)*H : (hi-from)*H]
+			copy(slot, s.Memory.Data[(lo-s.At)*H:])
+			if m.arch.ScaleMemories {
+				m.scale(slot)
+			}
 		}
 	}
 }
@@ -279,7 +286,7 @@ func (m *model) encode(role Role, long bool, texts [][]int32, rows int) (hidden 
 	}
 	defer bind.Close()
 	b64, t64, w64 := int64(B), int64(T), int64(width)
-	empty := ort.Of([]float32{}, b64, int64(m.arch.KVHeads), 0, int64(decoder.HeadWidth(m.arch)))
+	empty := tensorAs(m.precisions.of[role], nil, b64, int64(m.arch.KVHeads), 0, int64(decoder.HeadWidth(m.arch)))
 	var own []named
 	defer func() {
 		for _, n := range own {

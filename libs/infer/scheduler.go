@@ -141,7 +141,7 @@ func newScheduler(m *model, o Options) *scheduler {
 	return &scheduler{
 		model: m, opts: o, wake: make(chan struct{}, 1), done: make(chan struct{}),
 		rows: newLayout(o.Streams, m.cache), pace: newPace(o.Streams),
-		prefixes: newPrefixes(m.cache, bytesPerToken(m.arch), o.PrefixBytes),
+		prefixes: newPrefixes(m.cache, m.cache.tokenBytes(), o.PrefixBytes),
 	}
 }
 

@@ -257,26 +257,31 @@ func (im *importer) writeBlocks(p Precision) error {
 // packageWeights finds weights in the package for the graph of a precision.
 type packageWeights struct {
 	*importer
+	floats []*safetensors.File
 	blocks *safetensors.File // nil for floats
 }
 
 // Float implements decoder.Weights.
-func (w packageWeights) Float(name string) ([]int64, graph.File, error) {
-	f := w.located(name)
+func (w packageWeights) Float(name string) ([]int64, graph.DType, graph.File, error) {
+	f := located(w.floats, name)
 	if f == nil {
-		return nil, graph.File{}, clara.Errorf(clara.NotFound, "no file holds %s", name)
+		return nil, 0, graph.File{}, clara.Errorf(clara.NotFound, "no file holds %s", name)
 	}
 	stored := storedName(f, name)
 	v, err := f.Tensor(stored)
 	if err != nil {
-		return nil, graph.File{}, err
+		return nil, 0, graph.File{}, err
+	}
+	dtype, ok := graphTypes()[v.DType]
+	if !ok {
+		return nil, 0, graph.File{}, clara.Errorf(clara.Unsupported, "weight %s is of type %s", name, v.DType)
 	}
 	shape := make([]int64, len(v.Shape))
 	for i, d := range v.Shape {
 		shape[i] = int64(d)
 	}
 	at, _ := place(f, stored)
-	return shape, at, nil
+	return shape, dtype, at, nil
 }
 
 // Blocks implements decoder.Weights.

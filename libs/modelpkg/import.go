@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -49,7 +50,7 @@ func graphOf(p Precision) string { return "graph." + string(p) + ".onnx" }
 
 // weightsOf is the file of a precision's weights, where they are not the base's own files.
 func weightsOf(p Precision) string {
-	if p.bits() == 0 {
+	if p == FP32 {
 		return "weights.safetensors"
 	}
 	return "weights." + string(p) + ".safetensors"
@@ -241,11 +242,11 @@ func (im *importer) writeEmbedding() error {
 func (im *importer) writeWeights() error {
 	for _, p := range im.Precision.list() {
 		before := len(im.files)
-		write := im.writeFloats
-		if p != FP32 {
-			write = func() error { return im.writeBlocks(p) }
+		write := im.writeBlocks
+		if p.bits() == 0 {
+			write = im.writeFloats
 		}
-		if err := write(); err != nil {
+		if err := write(p); err != nil {
 			return err
 		}
 		im.of[p] = im.files[before:len(im.files):len(im.files)]
@@ -253,23 +254,22 @@ func (im *importer) writeWeights() error {
 	return nil
 }
 
-// writeFloats links the base's files where all that is needed lies in them as float32, else
-// converts what is needed.
-func (im *importer) writeFloats() error {
-	var need []string
+// writeFloats links the base's files where all that is needed lies in them in the precision's type, else
+// converts what is needed. Vectors, which are small, are float32 or as they are: graphs take them in any type.
+func (im *importer) writeFloats(p Precision) error {
+	have := im.floats(p)
 	direct := true
 	paths := map[string]bool{}
 	for _, w := range im.m.Arch.Weights() {
-		if im.located(w.Name) != nil {
+		if located(have, w.Name) != nil {
 			continue
 		}
-		need = append(need, w.Name)
 		path, _, ok := im.src.Location(w.Name)
 		v, err := im.src.Tensor(w.Name)
 		if err != nil {
 			return err
 		}
-		direct = direct && ok && v.DType == tensor.F32
+		direct = direct && ok && filepath.Ext(path) == ".safetensors" && (v.DType == p.dtype() || p.Half() && len(w.Shape) == 1)
 		paths[path] = true
 		if err := im.ctx.Err(); err != nil {
 			return err
@@ -286,15 +286,19 @@ func (im *importer) writeFloats() error {
 		}
 		return nil
 	}
-	need = need[:0]
 	var entries []safetensors.Entry
+	types := map[string]tensor.DType{}
 	for _, w := range im.m.Arch.Weights() {
-		if im.located(w.Name) == nil {
-			need = append(need, w.Name)
-			entries = append(entries, safetensors.Entry{Name: w.Name, DType: tensor.F32, Shape: w.Shape})
+		if located(have, w.Name) != nil {
+			continue
 		}
+		types[w.Name] = tensor.F32
+		if len(w.Shape) > 1 {
+			types[w.Name] = p.dtype()
+		}
+		entries = append(entries, safetensors.Entry{Name: w.Name, DType: types[w.Name], Shape: w.Shape})
 	}
-	return im.stream(weightsOf(FP32), entries, func(name string) (tensor.View, error) {
+	return im.stream(weightsOf(p), entries, func(name string) (tensor.View, error) {
 		if err := im.ctx.Err(); err != nil {
 			return tensor.View{}, err
 		}
@@ -302,8 +306,45 @@ func (im *importer) writeFloats() error {
 		if err != nil {
 			return tensor.View{}, err
 		}
-		return v.Convert(tensor.F32)
+		if types[name] == tensor.F16 && v.DType != tensor.F16 {
+			if err := fitsHalf(v); err != nil {
+				return tensor.View{}, err
+			}
+		}
+		return v.Convert(types[name])
 	})
+}
+
+// fitsHalf refuses weights that Float16 has no numbers for.
+func fitsHalf(v tensor.View) error {
+	values, err := v.Float32()
+	if err != nil {
+		return err
+	}
+	for _, x := range values {
+		if x > 65504 || x < -65504 {
+			return clara.Errorf(clara.Unsupported, "weight %s holds %g, more than fp16 can (65504): choose bf16", v.Name, x)
+		}
+	}
+	return nil
+}
+
+// floats are the files in which the weights that are floats of a precision's graph are looked for, the first first.
+// Nothing but the checkpoint's table is shared with halves: other precisions would get their rounded numbers.
+func (im *importer) floats(p Precision) []*safetensors.File {
+	var list []*safetensors.File
+	for _, f := range im.files {
+		of := FP32
+		for _, half := range []Precision{BF16, FP16} {
+			if slices.Contains(im.of[half], f) {
+				of = half
+			}
+		}
+		if of == p || !p.Half() && of == FP32 || filepath.Base(f.Path()) == embeddingFile {
+			list = append(list, f)
+		}
+	}
+	return list
 }
 
 // writeAdapters stores each adapter once; a reasoner that is the encoder's copy is the encoder's file.
@@ -347,11 +388,11 @@ func (im *importer) writeGraph() error {
 		im.m.Precisions[r] = im.Precision.of(r)
 	}
 	for _, p := range im.Precision.list() {
-		w := packageWeights{importer: im}
-		if p != FP32 {
+		w := packageWeights{importer: im, floats: im.floats(p)}
+		if p.bits() != 0 {
 			w.blocks = im.of[p][0]
 		}
-		b, err := decoder.Build(im.m.Arch, w, decoder.Options{Adapters: im.m.HasAdapters(), Exact: p.exact()})
+		b, err := decoder.Build(im.m.Arch, w, decoder.Options{Adapters: im.m.HasAdapters(), Exact: p.exact(), Type: p.graphType()})
 		if err != nil {
 			return err
 		}
@@ -374,6 +415,9 @@ func (im *importer) writeGraph() error {
 			table = f
 		}
 	}
+	if table == nil { // halves alone
+		table = located(im.files, arch.Embedding)
+	}
 	if table == nil {
 		return clara.Errorf(clara.Corrupt, "no file holds %s", arch.Embedding)
 	}
@@ -381,8 +425,11 @@ func (im *importer) writeGraph() error {
 	return nil
 }
 
-func (im *importer) located(name string) *safetensors.File {
-	for _, f := range im.files {
+// located is the file that holds a weight in float32, or as the checkpoint has it; nil if none does.
+func (im *importer) located(name string) *safetensors.File { return located(im.floats(FP32), name) }
+
+func located(files []*safetensors.File, name string) *safetensors.File {
+	for _, f := range files {
 		if f.Has(storedName(f, name)) {
 			return f
 		}

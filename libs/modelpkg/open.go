@@ -12,6 +12,7 @@ import (
 	"github.com/clara-suite/clara/libs/prompt"
 	"github.com/clara-suite/clara/libs/quant"
 	"github.com/clara-suite/clara/libs/safetensors"
+	"github.com/clara-suite/clara/libs/tensor"
 	"github.com/clara-suite/clara/libs/tokenizer"
 )
 
@@ -27,7 +28,8 @@ type Package struct {
 	Prompts *prompt.Writer
 
 	table  *safetensors.File
-	rows   []float32    // the embedding table in floats,
+	rows   []float32    // the embedding table in float32,
+	halves tensor.View  // in one of the halves,
 	blocks quant.Matrix // or in blocks
 }
 
@@ -77,6 +79,10 @@ func (p *Package) openTable() error {
 	if len(v.Shape) != 2 || v.Shape[0] != m.Vocab || v.Shape[1] != m.H {
 		return clara.Errorf(clara.Corrupt, "embedding table is %s, the manifest says [%d, %d]", v.Shape, m.Vocab, m.H)
 	}
+	if v.DType != tensor.F32 {
+		p.halves = v
+		return nil
+	}
 	p.rows, err = v.Float32()
 	return err
 }
@@ -96,9 +102,14 @@ func (p *Package) Embed(dst []float32, ids []int32) {
 	H := p.Manifest.H
 	for i, id := range ids {
 		row := dst[i*H : (i+1)*H]
-		if p.rows != nil {
+		switch {
+		case p.rows != nil:
 			copy(row, p.rows[int(id)*H:])
-		} else {
+		case p.halves.DType == tensor.F16:
+			tensor.DecodeF16(row, p.halves.Data[2*H*int(id):2*H*(int(id)+1)])
+		case p.halves.DType == tensor.BF16:
+			tensor.DecodeBF16(row, p.halves.Data[2*H*int(id):2*H*(int(id)+1)])
+		default:
 			p.blocks.Row(row, int(id))
 		}
 	}
@@ -106,7 +117,7 @@ func (p *Package) Embed(dst []float32, ids []int32) {
 
 // TableBytes is the size of the embedding table in its file.
 func (p *Package) TableBytes() int64 {
-	return 4*int64(len(p.rows)+len(p.blocks.Scale)+len(p.blocks.Shift)) + int64(len(p.blocks.Codes))
+	return 4*int64(len(p.rows)+len(p.blocks.Scale)+len(p.blocks.Shift)) + int64(len(p.blocks.Codes)+len(p.halves.Data))
 }
 
 // Adapter opens the weights of a role's adapter; NotFound if the package has none.
@@ -120,7 +131,7 @@ func (p *Package) Adapter(r Role) (*safetensors.File, error) {
 
 // Close releases the table.
 func (p *Package) Close() error {
-	p.rows, p.blocks = nil, quant.Matrix{}
+	p.rows, p.halves, p.blocks = nil, tensor.View{}, quant.Matrix{}
 	return p.table.Close()
 }
 

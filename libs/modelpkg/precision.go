@@ -7,6 +7,8 @@ import (
 
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/onnx/graph"
+	"github.com/clara-suite/clara/libs/tensor"
 )
 
 // Precision is how a graph holds its weights.
@@ -15,6 +17,10 @@ type Precision string
 // The precisions.
 const (
 	FP32 Precision = "fp32"
+	// BF16 and FP16 are for CUDA: products, attention and cache in the half, the stream between blocks, norms and logits
+	// in float32. Where there is no CUDA, a package that has FP32 too runs in that.
+	BF16 Precision = "bf16"
+	FP16 Precision = "fp16"
 	// Int8 is blocks of 8 bits; what they are multiplied with is rounded to 8 bits too.
 	Int8 Precision = "int8"
 	// Int4 is blocks of 4 bits, and of 8 for the head and for what a GGUF file holds in 5 to 8; what they are
@@ -25,8 +31,10 @@ const (
 	Int4Float Precision = "int4-f32"
 )
 
-// AllPrecisions returns the precisions, fp32 first: its files hold floats for the others too.
-func AllPrecisions() []Precision { return []Precision{FP32, Int8, Int8Float, Int4, Int4Float} }
+// AllPrecisions returns the precisions, fp32 first: its files hold floats for those in blocks too.
+func AllPrecisions() []Precision {
+	return []Precision{FP32, BF16, FP16, Int8, Int8Float, Int4, Int4Float}
+}
 
 // Precisions says which precision each role runs in. Decoder's is also that of passes without an adapter.
 // Empty ones are chosen by Import.
@@ -35,7 +43,7 @@ type Precisions struct {
 }
 
 // Names of the roles in ParsePrecisions.
-const precisionHelp = "fp32, int8, int4, int8-f32 or int4-f32, or a list like encoder=fp32,reasoner=fp32,generator=int4; all=int4 for every role"
+const precisionHelp = "fp32, int8, int4, int8-f32 or int4-f32, with CUDA bf16 or fp16, or a list like encoder=fp32,reasoner=fp32,generator=int4; all=int4 for every role"
 
 // ParsePrecisions reads "int4", which is the generator's and leaves the choice for the others to Import, or a list
 // of roles with their precisions: "encoder=fp32,reasoner=fp32,generator=int4", "all=int8". Errors are Invalid.
@@ -115,6 +123,28 @@ func (p Precision) bits() int {
 	return 0
 }
 
+// Half reports whether a precision is one of the halves, which take CUDA.
+func (p Precision) Half() bool { return p == BF16 || p == FP16 }
+
+// dtype is the type of the matrices of a precision that is not in blocks.
+func (p Precision) dtype() tensor.DType {
+	switch p {
+	case BF16:
+		return tensor.BF16
+	case FP16:
+		return tensor.F16
+	}
+	return tensor.F32
+}
+
+// graphType is the type of the graph's products.
+func (p Precision) graphType() graph.DType { return graphTypes()[p.dtype()] }
+
+// graphTypes is what graphs call the types of floats.
+func graphTypes() map[tensor.DType]graph.DType {
+	return map[tensor.DType]graph.DType{tensor.F32: graph.Float32, tensor.F16: graph.Float16, tensor.BF16: graph.BFloat16}
+}
+
 // choosePrecisions fills in what the caller left open.
 func (im *importer) choosePrecisions() error {
 	p := &im.Precision
@@ -171,10 +201,13 @@ func (p Precision) exact() bool { return p == Int8Float || p == Int4Float }
 // WeightBytes is the size of the weights that the graph of a precision reads, adapters apart.
 func (m *Manifest) WeightBytes(p Precision) int64 {
 	var n int64
+	// Else the floats are in the base's own files.
+	own := slices.ContainsFunc(m.Files, func(f File) bool { return f.Path == weightsOf(p) })
 	for _, f := range m.Files {
 		switch {
 		case !strings.HasSuffix(f.Path, ".safetensors") || isAdapter(m, f.Path):
-		case p.bits() == 0 && !strings.HasPrefix(f.Path, "weights.int"), p.bits() > 0 && f.Path == weightsOf(p):
+		case f.Path == weightsOf(p), f.Path == embeddingFile && p.bits() == 0,
+			f.Path != embeddingFile && !strings.HasPrefix(f.Path, "weights.") && p.bits() == 0 && !own:
 			n += f.Size
 		}
 	}

@@ -194,31 +194,82 @@ func (m *Memory) Close() error {
 
 // View is a tensor over the elements from at on, to be bound as input, output or both. Invalid if it does not fit.
 func (m *Memory) View(at int64, shape ...int64) (*Value, error) {
-	n := int64(1)
+	return m.ViewAs(m.dtype, at, shape...)
+}
+
+// ViewAs is View of the memory as elements of another type: at and shape count these.
+func (m *Memory) ViewAs(d DType, at int64, shape ...int64) (*Value, error) {
+	if d > BFloat16 {
+		return nil, clara.Errorf(clara.Invalid, "view of type %d", d)
+	}
+	size := d.size()
+	total, n := m.bytes/size, int64(1)
 	for _, d := range shape {
-		if d < 0 || d > 0 && n > m.Len()/d {
-			return nil, clara.Errorf(clara.Invalid, "view of shape %v of a memory of %d elements", shape, m.Len())
+		if d < 0 || d > 0 && n > total/d {
+			return nil, clara.Errorf(clara.Invalid, "view of shape %v of a memory of %d elements", shape, total)
 		}
 		n *= d
 	}
-	if at < 0 || len(shape) == 0 || n > m.Len()-at {
-		return nil, clara.Errorf(clara.Invalid, "view of shape %v at %d of a memory of %d elements", shape, at, m.Len())
+	if at < 0 || len(shape) == 0 || n > total-at {
+		return nil, clara.Errorf(clara.Invalid, "view of shape %v at %d of a memory of %d elements", shape, at, total)
 	}
-	size := m.dtype.size()
-	var handle unsafe.Pointer
-	s := C.tensor(m.api, m.info, C.uintptr_t(uintptr(m.at)+uintptr(at*size)), C.size_t(n*size), (*C.int64_t)(unsafe.Pointer(&shape[0])), C.size_t(len(shape)), m.dtype.onnx(), &handle)
-	if err := m.s.api.status(s); err != nil {
-		return nil, fmt.Errorf("view of shape %v: %w", shape, err)
+	v, err := m.s.api.tensor(m.info, uintptr(m.at)+uintptr(at*size), d, n, shape)
+	if err != nil {
+		return nil, err
 	}
-	v := &foreign{api: m.api, handle: handle, shape: onnx.NewShape(shape...)}
-	*(*unsafe.Pointer)(unsafe.Pointer(&v.internals)) = handle
 	return &Value{v: v, device: true, memory: m}, nil
 }
 
+// tensor is a value over n elements of memory that info describes.
+func (a deviceAPI) tensor(info unsafe.Pointer, at uintptr, d DType, n int64, shape []int64) (*foreign, error) {
+	var handle unsafe.Pointer
+	s := C.tensor(a.t, info, C.uintptr_t(at), C.size_t(n*d.size()), (*C.int64_t)(unsafe.Pointer(&shape[0])), C.size_t(len(shape)), d.onnx(), &handle)
+	if err := a.status(s); err != nil {
+		return nil, fmt.Errorf("make tensor of shape %v: %w", shape, err)
+	}
+	v := &foreign{api: a.t, handle: handle, shape: onnx.NewShape(shape...)}
+	*(*unsafe.Pointer)(unsafe.Pointer(&v.internals)) = handle
+	return v, nil
+}
+
+// wrapHalf is wrap of what the binding has no type for.
+func wrapHalf(v *Value, shape []int64, d Half) (onnx.Value, error) {
+	if d.Type != Float16 && d.Type != BFloat16 {
+		return nil, clara.Errorf(clara.Invalid, "type %d is no half", d.Type)
+	}
+	runtimeOnce.Lock()
+	library := runtimeOnce.library
+	runtimeOnce.Unlock()
+	if library == "" {
+		return nil, clara.Errorf(clara.State, "ONNX Runtime is not open yet")
+	}
+	api, err := openDeviceAPI(library)
+	if err != nil {
+		return nil, err
+	}
+	name := C.CString("Cpu")
+	defer C.free(unsafe.Pointer(name))
+	var info unsafe.Pointer
+	if err := api.status(C.memory_info(api.t, name, 0, &info)); err != nil {
+		return nil, err
+	}
+	defer C.release(api.t, C.RELEASE_MEMORY_INFO, info) // the tensor keeps a copy
+	at := new(uint16)                                   // the runtime wants an address, of nothing too
+	if len(d.Bits) > 0 {
+		at = &d.Bits[0]
+	}
+	v.pin.Pin(at)
+	return api.tensor(info, uintptr(unsafe.Pointer(at)), d.Type, int64(len(d.Bits)), shape)
+}
+
 // Constant makes a tensor that runs read and never write. On a GPU it is copied there once; else it is a Value over
-// the tensor's own memory. Float32 is all that a GPU keeps so far; other types stay here and are copied at each run.
+// the tensor's own memory. Integers stay here and are copied at each run.
 func (s *Session) Constant(t Tensor) (*Value, error) {
 	data, ok := t.Data.([]float32)
+	as := Float32
+	if h, half := t.Data.(Half); half {
+		data, as, ok = h.words(), h.Type, true
+	}
 	if s.provider != CUDA || !ok || len(data) == 0 {
 		return NewValue(t)
 	}
@@ -232,13 +283,20 @@ func (s *Session) Constant(t Tensor) (*Value, error) {
 	err = m.Write(0, data)
 	var v *Value
 	if err == nil {
-		v, err = m.View(0, t.Shape...)
+		v, err = m.ViewAs(as, 0, t.Shape...)
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	v.owns = true
 	return v, nil
+}
+
+// words is the data two numbers at a time, which is how a device's memory is written: a copy leaves bits as they are.
+func (h Half) words() []float32 {
+	words := make([]float32, (len(h.Bits)+1)/2)
+	copy(BitsOf(words), h.Bits)
+	return words
 }
 
 // Write copies data, of float32, to the elements from at on of a Memory of Float32.

@@ -27,6 +27,9 @@ func (*Memory) Len() int64 { return 0 }
 // View returns an Unsupported error in this build.
 func (*Memory) View(int64, ...int64) (*Value, error) { return nil, noDevice() }
 
+// ViewAs returns an Unsupported error in this build.
+func (*Memory) ViewAs(DType, int64, ...int64) (*Value, error) { return nil, noDevice() }
+
 // Write returns an Unsupported error in this build.
 func (*Memory) Write(int64, []float32) error { return noDevice() }
 

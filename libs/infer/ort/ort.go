@@ -172,6 +172,19 @@ func (s *Session) load(o Options, cuda bool, load loader) (*onnx.DynamicAdvanced
 	return load(namesOf(s.in), namesOf(s.out), so)
 }
 
+// LacksCUDA says why sessions with these options would not compute on CUDA, as far as can be seen without opening one; nil
+// if nothing speaks against it. It opens the runtime's library; errors of that are among the reasons.
+func LacksCUDA(o Options) error {
+	if o.Provider == CPU {
+		return errors.New("the device is set to cpu")
+	}
+	library, err := start(o.Library, o.Provider)
+	if err != nil {
+		return err
+	}
+	return lacksCUDA(library)
+}
+
 // Provider says what computes: CPU or CUDA.
 func (s *Session) Provider() Provider { return s.provider }
 
@@ -311,6 +324,8 @@ func NewValue(t Tensor) (*Value, error) {
 		v.v, err = wrap(v, shape, d)
 	case []uint8:
 		v.v, err = wrap(v, shape, d)
+	case Half:
+		v.v, err = wrapHalf(v, t.Shape, d)
 	}
 	if err != nil {
 		v.pin.Unpin()

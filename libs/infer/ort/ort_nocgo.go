@@ -17,6 +17,9 @@ func Open(string, Options) (*Session, error) { return nil, noCgo() }
 // OpenBytes returns an Unsupported error in a build without cgo.
 func OpenBytes([]byte, Options) (*Session, error) { return nil, noCgo() }
 
+// LacksCUDA returns an Unsupported error in a build without cgo.
+func LacksCUDA(Options) error { return noCgo() }
+
 // Inputs describes the inputs of the model.
 func (*Session) Inputs() []IO { return nil }
 

@@ -1,7 +1,10 @@
 package ort
 
 import (
+	"unsafe"
+
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/tensor"
 )
 
 // Element is a type of tensor element.
@@ -9,10 +12,37 @@ type Element interface {
 	float32 | int64 | int32 | uint8
 }
 
-// Tensor is a dense array, row by row. Data is a []float32, []int64, []int32 or []uint8.
+// Tensor is a dense array, row by row. Data is a []float32, []int64, []int32, []uint8 or Half.
 type Tensor struct {
 	Shape []int64
 	Data  any
+}
+
+// Half is data in half precision: the bits of numbers of Float16 or BFloat16. Tensors of it can be bound, not read.
+type Half struct {
+	Type DType
+	Bits []uint16
+}
+
+// BitsOf is the memory of words as numbers of two bytes.
+func BitsOf(words []float32) []uint16 {
+	if len(words) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*uint16)(unsafe.Pointer(&words[0])), 2*len(words))
+}
+
+// HalfOf rounds numbers to the nearest of a half's.
+func HalfOf(d DType, x []float32) Half {
+	h := Half{Type: d, Bits: make([]uint16, len(x))}
+	round := tensor.Float32ToHalf
+	if d == BFloat16 {
+		round = tensor.Float32ToBF16
+	}
+	for i, v := range x {
+		h.Bits[i] = round(v)
+	}
+	return h
 }
 
 // Of makes a tensor over data, without copying.
@@ -46,6 +76,8 @@ func (t Tensor) check() error {
 		have = len(d)
 	case []uint8:
 		have = len(d)
+	case Half:
+		have = len(d.Bits)
 	default:
 		return clara.Errorf(clara.Unsupported, "tensor of %T", t.Data)
 	}

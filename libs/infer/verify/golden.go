@@ -216,6 +216,9 @@ func readJSON(path string, into any) error {
 
 // lines reads the first n lines of a JSONL file of the folder.
 func lines[T any](f *folder, name string, n int) ([]T, error) {
+	if n == 0 {
+		return nil, nil
+	}
 	raw, err := os.ReadFile(filepath.Join(f.dir, "data", name))
 	if err != nil {
 		return nil, clara.Errorf(clara.NotFound, "open golden folder: %w", err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/infer"
+	"github.com/clara-suite/clara/libs/infer/ort"
 	"github.com/clara-suite/clara/libs/modelpkg"
 	"github.com/clara-suite/clara/libs/prompt"
 )
@@ -29,6 +30,8 @@ type Agreement struct {
 	// LogitDifference is the largest difference of a logit after a prompt, as a share of the logits' spread (standard deviation).
 	LogitDifference float64 `json:"logit_difference"`
 	WeightBytes     int64   `json:"weight_bytes"` // of the files that its graph reads
+	// NotRun says why this machine cannot tell: nothing is compared then.
+	NotRun string `json:"not_run,omitempty"`
 }
 
 // alone is a bound on what requests may cost one another that none exceeds: here one follows the other.
@@ -66,11 +69,16 @@ func Precisions(ctx context.Context, dir string, o infer.Options) ([]Agreement, 
 		if _, ok := m.Graphs[p]; !ok {
 			continue
 		}
-		got, err := observe(ctx, dir, p, o)
-		if err != nil {
-			return nil, fmt.Errorf("run %s: %w", p, err)
+		a := Agreement{}
+		if lacks := ort.LacksCUDA(o.Runtime); p == modelpkg.BF16 && lacks != nil { // fp16 runs on processors, slowly
+			a.NotRun = fmt.Sprintf("%s takes CUDA: %v", p, lacks)
+		} else {
+			got, err := observe(ctx, dir, p, o)
+			if err != nil {
+				return nil, fmt.Errorf("run %s: %w", p, err)
+			}
+			a = want.compare(got)
 		}
-		a := want.compare(got)
 		a.Precision, a.WeightBytes = p, m.WeightBytes(p)
 		for _, r := range []modelpkg.Role{modelpkg.Base, modelpkg.Encoder, modelpkg.Reasoner, modelpkg.Decoder} {
 			if _, has := m.Adapters[r]; (has || r == modelpkg.Base) && m.Precision(r) == p {

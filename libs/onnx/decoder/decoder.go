@@ -12,8 +12,8 @@ import (
 
 // Weights finds the weights of a model in the files beside its graph.
 type Weights interface {
-	// Float finds a float32 weight by its Hugging Face name.
-	Float(name string) (shape []int64, at graph.File, err error)
+	// Float finds a weight that is held as floats by its Hugging Face name, and says of which type.
+	Float(name string) (shape []int64, dtype graph.DType, at graph.File, err error)
 	// Blocks finds a matrix [.., in] that is held in blocks, by the name of a Slot, whose parts are then one below the
 	// other, or by the Hugging Face name of a weight. ok is false for what is held as floats.
 	Blocks(name string, in int) (b Blocks, ok bool)
@@ -33,6 +33,10 @@ type Options struct {
 	// Exact multiplies blocks with float32 as it is, which the runtime does at speed for 4 bits only; else what is
 	// multiplied with blocks is rounded to 8 bits (graph.MatMulBlocks).
 	Exact bool
+	// Type is that of the products of a block, its attention and its cache: Float16 or BFloat16, else Float32. With the
+	// halves the stream between blocks, the norms, the head and what comes out are float32 all the same: the stream
+	// outgrows Float16 in some models, and logits of BFloat16 are too coarse to choose between.
+	Type graph.DType
 }
 
 // Build writes the graph of the model.
@@ -41,6 +45,9 @@ type Options struct {
 func Build(m arch.Model, weights Weights, o Options) (*graph.Builder, error) {
 	if m.LocalRope != nil && m.LocalRope.Dim != m.Rope.Dim {
 		return nil, clara.Errorf(clara.Unsupported, "build graph: layers rotate %d and %d numbers of a head", m.Rope.Dim, m.LocalRope.Dim)
+	}
+	if o.Type == 0 {
+		o.Type = graph.Float32
 	}
 	d := &decoder{Builder: graph.New("decoder"), m: m, Options: o, weights: weights, sums: map[string]graph.Value{}, constants: map[string]graph.Value{}}
 	d.build()
@@ -93,7 +100,7 @@ type decoder struct {
 
 type tables struct{ cos, sin graph.Value }
 
-// residual is the stream between blocks: sum, and what the last part adds to it. The next norm
+// residual is the stream between blocks, in float32: sum, and what the last part adds to it. The next norm
 // joins both in one pass; at the start there is nothing to add.
 type residual struct{ sum, delta graph.Value }
 
@@ -120,7 +127,8 @@ func (d *decoder) build() {
 
 func (d *decoder) tables(cos, sin string, r arch.Rope) tables {
 	P, half := graph.Named("P"), graph.Fixed(RotaryWidth(r)/2)
-	return tables{d.Input(cos, graph.Float32, P, half), d.Input(sin, graph.Float32, P, half)}
+	c, s := d.Input(cos, graph.Float32, P, half), d.Input(sin, graph.Float32, P, half)
+	return tables{d.Cast(c, d.Type), d.Cast(s, d.Type)}
 }
 
 // block is one layer. The last one goes on with the wanted positions only, once their
@@ -130,11 +138,11 @@ func (d *decoder) block(i int, r residual) residual {
 	name := func(n string) string { return arch.LayerName(i, n+".weight") }
 
 	x, sum := d.norm(r, name(norms[0]))
-	a := d.attention(i, x)
+	a := d.attention(i, d.Cast(x, d.Type))
 	if i == d.m.Layers-1 {
 		a, sum = d.GatherRows(a, d.gather), d.GatherRows(sum, d.gather)
 	}
-	a = d.linear(i, "o", a, "self_attn.o_proj")
+	a = d.Cast(d.linear(i, "o", a, "self_attn.o_proj"), graph.Float32)
 	if !d.m.PostNorms {
 		x, sum = d.norm(residual{sum, a}, name(norms[1]))
 		return residual{sum, d.mlp(i, x)}
@@ -174,8 +182,8 @@ func (d *decoder) attention(i int, x graph.Value) graph.Value {
 	B, C, heads, width := graph.Named("B"), graph.Named("C"), graph.Fixed(m.KVHeads), graph.Fixed(HeadWidth(m))
 	out, key, value := d.GroupQueryAttention(graph.Attention{
 		Query: q, Key: k, Value: v,
-		PastKey:   d.Input(PastKey(i), graph.Float32, B, heads, C, width),
-		PastValue: d.Input(PastValue(i), graph.Float32, B, heads, C, width),
+		PastKey:   d.Input(PastKey(i), d.Type, B, heads, C, width),
+		PastValue: d.Input(PastValue(i), d.Type, B, heads, C, width),
 		SeqLens:   d.lengths, Total: d.longest, Cos: rope.cos, Sin: rope.sin,
 		Heads: m.Heads, KVHeads: m.KVHeads, HeadDim: HeadWidth(m),
 		Scale: m.AttentionScale, Window: window, Softcap: m.AttentionSoftcap,
@@ -196,13 +204,14 @@ func (d *decoder) headNorm(x graph.Value, name string) graph.Value {
 	}
 	D := int64(d.m.HeadDim)
 	y := d.Reshape(x, []int64{0, -1, D}, shape[0], graph.Named("T*heads"), graph.Fixed(D))
-	y = d.RMSNorm(y, d.normWeight(name, d.m.HeadDim), d.m.NormEps)
-	return d.Reshape(y, []int64{0, -1, shape[2].Size}, shape...)
+	y = d.RMSNorm(d.Cast(y, graph.Float32), d.normWeight(name, d.m.HeadDim), d.m.NormEps)
+	return d.Reshape(d.Cast(y, d.Type), []int64{0, -1, shape[2].Size}, shape...)
 }
 
 // mlp: x [B, T, H] -> [B, T, H].
 func (d *decoder) mlp(i int, x graph.Value) graph.Value {
 	var gate, up graph.Value
+	x = d.Cast(x, d.Type)
 	if d.m.FusedGateUp {
 		half := int64(d.m.Intermediate)
 		both := d.Split(d.linear(i, "gate_up", x, "mlp.gate_up_proj"), half, half)
@@ -214,10 +223,10 @@ func (d *decoder) mlp(i int, x graph.Value) graph.Value {
 	switch d.m.Activation {
 	case arch.SiLU:
 		gate = d.SiLU(gate)
-	default:
-		gate = d.GELU(gate, d.m.Activation == arch.GELUTanh)
+	default: // the runtime has no such kernel for every half
+		gate = d.Cast(d.GELU(d.Cast(gate, graph.Float32), d.m.Activation == arch.GELUTanh), d.Type)
 	}
-	return d.linear(i, "down", d.Mul(gate, up), "mlp.down_proj")
+	return d.Cast(d.linear(i, "down", d.Mul(gate, up), "mlp.down_proj"), graph.Float32)
 }
 
 // head: x [B, L, H] -> logits [B, L, V].
@@ -228,7 +237,7 @@ func (d *decoder) head(x graph.Value) graph.Value {
 	}
 	y, ok := d.blocks(arch.Head, x, d.m.Vocab, d.m.Hidden)
 	if !ok {
-		y = d.MatMulT(x, d.weight(name, d.m.Vocab, d.m.Hidden))
+		y = d.MatMulT(x, d.weightAs(graph.Float32, name, d.m.Vocab, d.m.Hidden))
 	}
 	if limit := d.m.LogitSoftcap; limit > 0 {
 		y = d.Mul(d.Tanh(d.Mul(y, d.scalar("softcap.in", 1/limit))), d.scalar("softcap.out", limit))
@@ -264,8 +273,8 @@ func (d *decoder) linear(i int, slot string, x graph.Value, parts ...string) gra
 		return y
 	}
 	R := graph.Named("R." + name)
-	a := d.Input(name+".A", graph.Float32, graph.Fixed(in), R)
-	b := d.Input(name+".B", graph.Float32, R, graph.Fixed(out))
+	a := d.Input(name+".A", d.Type, graph.Fixed(in), R)
+	b := d.Input(name+".B", d.Type, R, graph.Fixed(out))
 	return d.Add(y, d.MatMul(d.MatMul(x, a), b))
 }
 
@@ -345,7 +354,7 @@ func (d *decoder) norm(r residual, name string) (normed, sum graph.Value) {
 }
 
 func (d *decoder) normWeight(name string, width int) graph.Value {
-	w := d.weight(name, width)
+	w := d.weightAs(graph.Float32, name, width)
 	if d.m.NormOffset != 0 {
 		w = d.Add(w, d.scalar(name+".offset", d.m.NormOffset))
 	}
@@ -356,12 +365,18 @@ func (d *decoder) scalar(name string, x float64) graph.Value {
 	return d.Floats(name, []int64{1}, []float32{float32(x)})
 }
 
-// weight is a weight in its file, checked against the shape that the architecture says.
+// weight is a weight of a block in the type of its products.
 func (d *decoder) weight(name string, shape ...int) graph.Value {
+	return d.weightAs(d.Type, name, shape...)
+}
+
+// weightAs is a weight in its file, checked against the shape that the architecture says. Where its type is another, the
+// runtime converts it once, when it loads the graph.
+func (d *decoder) weightAs(t graph.DType, name string, shape ...int) graph.Value {
 	if d.err != nil {
 		return graph.Value{}
 	}
-	have, at, err := d.weights.Float(name)
+	have, dtype, at, err := d.weights.Float(name)
 	if err != nil {
 		d.err = err
 		return graph.Value{}
@@ -374,5 +389,5 @@ func (d *decoder) weight(name string, shape ...int) graph.Value {
 		d.err = misshapen(name, have, shape)
 		return graph.Value{}
 	}
-	return d.External(name, graph.Float32, have, at)
+	return d.Cast(d.External(name, dtype, have, at), t)
 }

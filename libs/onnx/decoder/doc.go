@@ -17,11 +17,13 @@
 //	gather      i64 [B, M, 1]         positions within T whose final hidden states are wanted
 //	rows        i64 [B, L, 1]         which of those M get logits; L may be 0
 //	cos, sin    f32 [P, RotaryDim/2]  rotary tables; cos_local, sin_local where layers have their own
-//	past_key.i, past_value.i          f32 [B, KVHeads, C, HeadDim]; C may be 0 for a first run
-//	layers.i.X.A, layers.i.X.B        f32 [In, R], [R, Out]: an adapter (see Adapters); R may be 0
+//	past_key.i, past_value.i          t [B, KVHeads, C, HeadDim]; C may be 0 for a first run
+//	layers.i.X.A, layers.i.X.B        t [In, R], [R, Out]: an adapter (see Adapters); R may be 0
 //
 //	output      type and shape
 //	hidden      f32 [B, M, H]         after the final norm
 //	logits      f32 [B, L, V]
-//	key.i, value.i                    the cache with this run written in; may be the memory of past_*.i
+//	key.i, value.i                    t: the cache with this run written in; may be the memory of past_*.i
+//
+// t is Options.Type: f32, f16 or bf16.
 package decoder

@@ -46,7 +46,7 @@ func (d *decoder) padding(back bool) graph.Value {
 func (d *decoder) constant(name string, shape []int64, values []float32) graph.Value {
 	v, ok := d.constants[name]
 	if !ok {
-		v = d.Floats(name, shape, values)
+		v = d.Cast(d.Floats(name, shape, values), d.Type)
 		d.constants[name] = v
 	}
 	return v

@@ -243,6 +243,17 @@ func (b *Builder) Tanh(x Value) Value {
 	return b.emit(onnx, "Tanh", []Value{x}, x.dtype, x.shape)
 }
 
+// Cast (opset 21): x as numbers of another type; x itself where it is of that type.
+func (b *Builder) Cast(x Value, to DType) Value {
+	if b.err != nil || x.dtype == to {
+		return x
+	}
+	if !isFloat(x.dtype) || !isFloat(to) {
+		return b.fault("Cast", "takes floats to floats, not %s to %s", x, to)
+	}
+	return b.emit(onnx, "Cast", []Value{x}, to, x.shape, attr{"to", int(to)})
+}
+
 // Attention holds the inputs and attributes of GroupQueryAttention.
 type Attention struct {
 	// Query is [B, T, Heads*HeadDim] with Key and Value [B, T, KVHeads*HeadDim],
