@@ -43,6 +43,8 @@ type Request struct {
 type Schema struct {
 	Name string
 	JSON json.RawMessage
+	// Bounded is the same with lengths, which not every endpoint takes: for models that hold to all of it. Optional.
+	Bounded json.RawMessage
 }
 
 // Message is one turn of a chat.

@@ -1,6 +1,7 @@
 package asktest
 
 import (
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -79,6 +80,36 @@ func TestOpenAI(t *testing.T) {
 		assert.Equal(t, strings.SplitN(one.Choices[0].Message.Content, stop, 2)[0], cut.Choices[0].Message.Content)
 	}
 
+	// The form of an answer is held to, of a collection's too, streamed and drawn.
+	schema := openai.ChatCompletionNewParamsResponseFormatUnion{OfJSONSchema: &openai.ResponseFormatJSONSchemaParam{JSONSchema: openai.ResponseFormatJSONSchemaJSONSchemaParam{
+		Name: "verdict", Strict: openai.Bool(true), Schema: map[string]any{"type": "object", "additionalProperties": false, "required": []string{"kind", "sure"},
+			"properties": map[string]any{"kind": map[string]any{"enum": []string{"pump", "valve"}}, "sure": map[string]any{"type": "boolean"}}},
+	}}}
+	for _, model := range []string{"handbook", "models/plain"} {
+		formed := openai.ChatCompletionNewParams{Model: model, MaxCompletionTokens: openai.Int(200), Temperature: openai.Float(1), ResponseFormat: schema, Messages: question.Messages}
+		stream := client.Chat.Completions.NewStreaming(ctx, formed)
+		said := openai.ChatCompletionAccumulator{}
+		for stream.Next() {
+			assert.True(t, said.AddChunk(stream.Current()))
+		}
+		require.NoError(t, stream.Err())
+		var verdict struct {
+			Kind string
+			Sure *bool
+		}
+		require.NoError(t, json.Unmarshal([]byte(said.Choices[0].Message.Content), &verdict), said.Choices[0].Message.Content)
+		assert.Contains(t, []string{"pump", "valve"}, verdict.Kind)
+		assert.NotNil(t, verdict.Sure)
+		assert.Equal(t, "stop", said.Choices[0].FinishReason)
+	}
+	object, err := client.Chat.Completions.New(ctx, openai.ChatCompletionNewParams{Model: "models/plain", MaxCompletionTokens: openai.Int(5), Messages: question.Messages,
+		ResponseFormat: openai.ChatCompletionNewParamsResponseFormatUnion{OfJSONObject: &openai.ResponseFormatJSONObjectParam{}}})
+	require.NoError(t, err)
+	assert.True(t, strings.HasPrefix(strings.TrimSpace(object.Choices[0].Message.Content), "{"), object.Choices[0].Message.Content)
+	pattern := openai.ChatCompletionNewParamsResponseFormatUnion{OfJSONSchema: &openai.ResponseFormatJSONSchemaParam{JSONSchema: openai.ResponseFormatJSONSchemaJSONSchemaParam{
+		Name: "x", Schema: map[string]any{"type": "string", "pattern": "^a"},
+	}}}
+
 	models, err := client.Models.List(ctx)
 	require.NoError(t, err)
 	var ids []string
@@ -112,6 +143,7 @@ func TestOpenAI(t *testing.T) {
 		{"two choices", client, openai.ChatCompletionNewParams{Model: "handbook", N: openai.Int(2), Messages: messages}, http.StatusBadRequest, "n", "only 1"},
 		{"no messages", client, openai.ChatCompletionNewParams{Model: "handbook", Messages: []openai.ChatCompletionMessageParamUnion{}}, http.StatusBadRequest, "messages", "there is none"},
 		{"no question", client, openai.ChatCompletionNewParams{Model: "handbook", Messages: messages[:1]}, http.StatusBadRequest, "messages", "none is the user's"},
+		{"a form that is not done", client, openai.ChatCompletionNewParams{Model: "models/plain", ResponseFormat: pattern, Messages: messages}, http.StatusBadRequest, "response_format", `"pattern" is not done here`},
 		{"hot", client, openai.ChatCompletionNewParams{Model: "handbook", Temperature: openai.Float(3), Messages: messages}, http.StatusBadRequest, "temperature", "0 to 2"},
 		{"picture", client, openai.ChatCompletionNewParams{Model: "handbook", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage([]openai.ChatCompletionContentPartUnionParam{
 			openai.ImageContentPart(openai.ChatCompletionContentPartImageImageURLParam{URL: "https://example.com/x.png"}),

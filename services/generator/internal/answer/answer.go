@@ -46,6 +46,8 @@ type Answerer struct {
 	Tokens     metric.Int64Counter
 	FirstToken metric.Float64Histogram
 
+	forms forms
+
 	mu   sync.Mutex
 	open map[string]*index.Index // by physical name
 }
@@ -58,7 +60,7 @@ type Part func(*generatorv1.AnswerResponse) error
 // without adapters), Busy, Unavailable.
 func (a *Answerer) Answer(ctx context.Context, r *generatorv1.AnswerRequest, send Part) error {
 	begin := time.Now()
-	if err := check(r.Question, r.MaxTokens); err != nil {
+	if err := checkAsked(r); err != nil {
 		return err
 	}
 	if r.TextPassages < 0 {
@@ -72,6 +74,10 @@ func (a *Answerer) Answer(ctx context.Context, r *generatorv1.AnswerRequest, sen
 	}
 	if r.Collection == "" {
 		return clara.Errorf(clara.Invalid, "no collection named: give collections/NAME, or ask with context none")
+	}
+	form, err := a.forms.get(r.JsonSchema)
+	if err != nil {
+		return err
 	}
 	p, err := a.retrieve(ctx, r)
 	if clara.KindOf(err) == clara.NotFound && p != nil {
@@ -90,6 +96,7 @@ func (a *Answerer) Answer(ctx context.Context, r *generatorv1.AnswerRequest, sen
 	if err := send(&generatorv1.AnswerResponse{Part: &generatorv1.AnswerResponse_Retrieved{Retrieved: p.retrieved}}); err != nil {
 		return err
 	}
+	p.request.Output = form
 	return a.stream(ctx, p.lease, p.request, begin, time.Since(begin), send)
 }
 
@@ -145,7 +152,7 @@ func (a *Answerer) retrieve(ctx context.Context, r *generatorv1.AnswerRequest) (
 		note = join(note, fmt.Sprintf("%d of %d passages fit in the context of %d tokens", kept, len(found.Candidates), lease.Options().Context))
 	}
 	p.retrieved = &generatorv1.Retrieved{Candidates: found.Candidates[:kept], Context: kind, Mode: found.Mode, Model: lease.Name, Note: note}
-	p.request = infer.Request{Prompt: written, Adapter: in.adapter(), Sampling: sampling(r.Sampling), Stop: r.Sampling.GetStop(), MaxTokens: max}
+	p.request = infer.Request{Prompt: written, Adapter: in.adapter(), Sampling: sampling(r.Sampling), Stop: r.Sampling.GetStop(), MaxTokens: max, Patient: r.Patient}
 	return p, nil
 }
 
@@ -181,8 +188,12 @@ func join(a, b string) string {
 	return a + "; " + b
 }
 
-// alone answers from the question alone.
+// alone answers from the question, or goes on with the conversation, alone.
 func (a *Answerer) alone(ctx context.Context, r *generatorv1.AnswerRequest, begin time.Time, send Part) error {
+	form, err := a.forms.get(r.JsonSchema)
+	if err != nil {
+		return err
+	}
 	model := r.Model
 	if model == "" && r.Collection != "" {
 		c, err := a.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: r.Collection})
@@ -197,7 +208,12 @@ func (a *Answerer) alone(ctx context.Context, r *generatorv1.AnswerRequest, begi
 	}
 	defer lease.Release()
 	max := tokens(r.MaxTokens)
-	p, _, err := write(lease, input{question: r.Question, kind: generatorv1.Context_CONTEXT_NONE}, max)
+	var p infer.Prompt
+	if len(r.Messages) > 0 {
+		p, err = conversation(lease, r.Messages)
+	} else {
+		p, _, err = write(lease, input{question: r.Question, kind: generatorv1.Context_CONTEXT_NONE}, max)
+	}
 	if err != nil {
 		return err
 	}
@@ -205,29 +221,25 @@ func (a *Answerer) alone(ctx context.Context, r *generatorv1.AnswerRequest, begi
 	if err := send(&generatorv1.AnswerResponse{Part: &generatorv1.AnswerResponse_Retrieved{Retrieved: retrieved}}); err != nil {
 		return err
 	}
-	return a.stream(ctx, lease, infer.Request{Prompt: p, Sampling: sampling(r.Sampling), Stop: r.Sampling.GetStop(), MaxTokens: max}, begin, 0, send)
+	return a.stream(ctx, lease, infer.Request{
+		Prompt: p, Sampling: sampling(r.Sampling), Stop: r.Sampling.GetStop(), MaxTokens: max, Patient: r.Patient, Output: form,
+	}, begin, 0, send)
 }
 
-// Chat continues a conversation with the base model, which reads no documents.
-func (a *Answerer) Chat(ctx context.Context, model string, messages []prompt.Message, s infer.Sampling, stop []string, max int, send Part) error {
-	begin := time.Now()
-	lease, err := a.Models.Acquire(ctx, model)
-	if err != nil {
-		return err
+// conversation writes the prompt of a conversation, as text that no token of the model's own can hide in.
+func conversation(lease models.Lease, messages []*generatorv1.Message) (infer.Prompt, error) {
+	list := make([]prompt.Message, len(messages))
+	for i, m := range messages {
+		list[i] = prompt.Message{Role: m.Role, Content: []prompt.Part{prompt.Plain(m.Text)}}
 	}
-	defer lease.Release()
-	e, err := lease.Prompts().Chat(messages, 0)
+	e, err := lease.Prompts().Chat(list, 0)
 	if err != nil {
-		return err
+		return infer.Prompt{}, err
 	}
 	if C := lease.Options().Context; len(e.IDs) >= C {
-		return clara.Errorf(clara.Invalid, "the conversation has %d tokens; the context of %s holds %d with the answer", len(e.IDs), lease.Name, C)
+		return infer.Prompt{}, clara.Errorf(clara.Invalid, "the conversation has %d tokens; the context of %s holds %d with the answer", len(e.IDs), lease.Name, C)
 	}
-	retrieved := &generatorv1.Retrieved{Context: generatorv1.Context_CONTEXT_NONE, Model: lease.Name}
-	if err := send(&generatorv1.AnswerResponse{Part: &generatorv1.AnswerResponse_Retrieved{Retrieved: retrieved}}); err != nil {
-		return err
-	}
-	return a.stream(ctx, lease, infer.Request{Prompt: infer.Prompt{IDs: e.IDs}, Sampling: s, Stop: stop, MaxTokens: max}, begin, 0, send)
+	return infer.Prompt{IDs: e.IDs}, nil
 }
 
 // stream generates, sending pieces as they come, and the end.
@@ -317,6 +329,24 @@ func (a *Answerer) forget(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.open, name)
+}
+
+// checkAsked refuses a request that asks nothing, or two things.
+func checkAsked(r *generatorv1.AnswerRequest) error {
+	if len(r.Messages) == 0 {
+		return check(r.Question, r.MaxTokens)
+	}
+	if r.Context != generatorv1.Context_CONTEXT_NONE || r.Question != "" {
+		return clara.Errorf(clara.Invalid, "messages are a conversation with context none, in place of a question")
+	}
+	for i, m := range r.Messages {
+		switch m.Role {
+		case "system", "user", "assistant":
+		default:
+			return clara.Errorf(clara.Invalid, "message %d has role %q: want system, user or assistant", i, m.Role)
+		}
+	}
+	return checkTokens(r.MaxTokens)
 }
 
 func check(question string, max int32) error {

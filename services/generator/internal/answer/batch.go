@@ -24,6 +24,10 @@ func (a *Answerer) Generate(ctx context.Context, r *generatorv1.GenerateRequest)
 	if err := a.checkBatch(len(r.Items), r.MaxTokens); err != nil {
 		return nil, err
 	}
+	form, err := a.forms.get(r.JsonSchema)
+	if err != nil {
+		return nil, err
+	}
 	lease, err := a.Models.Acquire(ctx, r.Model)
 	if err != nil {
 		return nil, err
@@ -56,7 +60,7 @@ func (a *Answerer) Generate(ctx context.Context, r *generatorv1.GenerateRequest)
 		if err != nil {
 			return nil, fmt.Errorf("item %d: %w", i, err)
 		}
-		requests[i] = infer.Request{Prompt: p, Adapter: in.adapter(), Sampling: sampling(r.Sampling), Stop: r.Sampling.GetStop(), MaxTokens: tokens(r.MaxTokens)}
+		requests[i] = infer.Request{Prompt: p, Adapter: in.adapter(), Sampling: sampling(r.Sampling), Stop: r.Sampling.GetStop(), MaxTokens: tokens(r.MaxTokens), Output: form}
 	}
 	outputs, err := a.run(ctx, lease, requests, begin)
 	return &generatorv1.GenerateResponse{Outputs: outputs, Model: lease.Name}, err

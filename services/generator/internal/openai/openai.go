@@ -11,6 +11,9 @@
 // is in the extension field clara of the response (of the first chunk in a
 // stream), never in its text. A request may hold {"clara": {"context": ..,
 // "retrieve": .., "top_k": ..}}.
+//
+// response_format holds the answer to JSON: json_object to any object, json_schema
+// to a schema (libs/grammar says which keywords are done).
 package openai
 
 import (
@@ -29,7 +32,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/clara-suite/clara/libs/clara"
-	"github.com/clara-suite/clara/libs/infer"
 	"github.com/clara-suite/clara/libs/rpc"
 	generatorv1 "github.com/clara-suite/clara/proto/gen/clara/generator/v1"
 	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
@@ -96,19 +98,20 @@ func (h *Handler) chat(w http.ResponseWriter, req *http.Request) {
 
 // answer has the request answered by a collection or a model.
 func (h *Handler) answer(ctx context.Context, t target, r *chatRequest, send answer.Part) error {
-	if t.collection == "" {
-		s := r.sampling()
-		return h.Answerer.Chat(ctx, t.model, r.conversation(),
-			infer.Sampling{Temperature: s.Temperature, TopP: s.TopP, Seed: uint64(s.Seed)}, r.Stop, int(r.limit(chatTokens)), send)
-	}
-	question, err := r.question()
+	schema, err := r.ResponseFormat.schema()
 	if err != nil {
 		return err
 	}
-	return h.Answerer.Answer(ctx, &generatorv1.AnswerRequest{
-		Collection: t.collection, Question: question, Context: contexts[r.Clara.Context], Retrieve: modes[r.Clara.Retrieve], TopK: r.Clara.TopK,
-		MaxTokens: r.limit(0), Sampling: r.sampling(),
-	}, send)
+	ask := &generatorv1.AnswerRequest{Sampling: r.sampling(), JsonSchema: schema}
+	if t.collection == "" {
+		ask.Model, ask.Messages, ask.Context, ask.MaxTokens = t.model, r.conversation(), generatorv1.Context_CONTEXT_NONE, r.limit(chatTokens)
+	} else {
+		if ask.Question, err = r.question(); err != nil {
+			return err
+		}
+		ask.Collection, ask.Context, ask.Retrieve, ask.TopK, ask.MaxTokens = t.collection, contexts[r.Clara.Context], modes[r.Clara.Retrieve], r.Clara.TopK, r.limit(0)
+	}
+	return h.Answerer.Answer(ctx, ask, send)
 }
 
 // target is what a model name of a request stands for: one of the two, as resource names.

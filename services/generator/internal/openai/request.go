@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/clara-suite/clara/libs/clara"
-	"github.com/clara-suite/clara/libs/prompt"
+	"github.com/clara-suite/clara/libs/grammar"
 	generatorv1 "github.com/clara-suite/clara/proto/gen/clara/generator/v1"
 	rerankerv1 "github.com/clara-suite/clara/proto/gen/clara/reranker/v1"
 )
@@ -35,9 +35,7 @@ type chatRequest struct {
 	Tools            []json.RawMessage `json:"tools"`
 	Functions        []json.RawMessage `json:"functions"`
 	LogitBias        map[string]any    `json:"logit_bias"`
-	ResponseFormat   *struct {
-		Type string `json:"type"`
-	} `json:"response_format"`
+	ResponseFormat   *format           `json:"response_format"`
 
 	// Clara sets what only a collection has. Optional.
 	Clara struct {
@@ -45,6 +43,43 @@ type chatRequest struct {
 		Retrieve string `json:"retrieve"`
 		TopK     int32  `json:"top_k"`
 	} `json:"clara"`
+}
+
+// format is the form that an answer is held to.
+type format struct {
+	Type       string `json:"type"`
+	JSONSchema struct {
+		Name   string          `json:"name"`
+		Schema json.RawMessage `json:"schema"`
+	} `json:"json_schema"`
+}
+
+// anyObject is the schema of type json_object.
+const anyObject = `{"type":"object"}`
+
+// schema returns the JSON schema of the format, "" for text.
+func (f *format) schema() (string, error) {
+	param := func(text string, args ...any) error {
+		return &paramError{"response_format", clara.Errorf(clara.Invalid, "response_format: "+text, args...)}
+	}
+	switch {
+	case f == nil || f.Type == "text":
+		return "", nil
+	case f.Type == "json_object":
+		return anyObject, nil
+	case f.Type != "json_schema":
+		return "", param("%q: want text, json_object or json_schema", f.Type)
+	case len(f.JSONSchema.Schema) == 0 || string(f.JSONSchema.Schema) == "null":
+		return "", param("json_schema.schema is missing")
+	}
+	var schema bytes.Buffer
+	if err := json.Compact(&schema, f.JSONSchema.Schema); err != nil {
+		return "", param("json_schema.schema: %w", err)
+	}
+	if _, err := grammar.Compile(schema.Bytes()); err != nil {
+		return "", param("%w", err)
+	}
+	return schema.String(), nil
 }
 
 type message struct {
@@ -124,8 +159,6 @@ func (r *chatRequest) check() error {
 		return param("presence_penalty", "only 0 is done")
 	case len(r.LogitBias) > 0:
 		return param("logit_bias", "not done here: leave it out")
-	case r.ResponseFormat != nil && r.ResponseFormat.Type != "text":
-		return param("response_format", "%q: only text is done", r.ResponseFormat.Type)
 	case r.Temperature != nil && !(*r.Temperature >= 0 && *r.Temperature <= 2):
 		return param("temperature", "%g: want 0 to 2", *r.Temperature)
 	case r.TopP != nil && !(*r.TopP >= 0 && *r.TopP <= 1):
@@ -198,15 +231,14 @@ func (r *chatRequest) question() (string, error) {
 	return "", &paramError{"messages", clara.Errorf(clara.Invalid, "messages: none is the user's, so there is no question")}
 }
 
-// conversation is all messages, as text that no token of the model's own can hide in.
-func (r *chatRequest) conversation() []prompt.Message {
-	out := make([]prompt.Message, len(r.Messages))
+// conversation is all messages.
+func (r *chatRequest) conversation() []*generatorv1.Message {
+	out := make([]*generatorv1.Message, len(r.Messages))
 	for i, m := range r.Messages {
-		role := m.Role
-		if role == "developer" {
-			role = "system"
+		out[i] = &generatorv1.Message{Role: m.Role, Text: string(m.Content)}
+		if m.Role == "developer" {
+			out[i].Role = "system"
 		}
-		out[i] = prompt.Message{Role: role, Content: []prompt.Part{prompt.Plain(string(m.Content))}}
 	}
 	return out
 }

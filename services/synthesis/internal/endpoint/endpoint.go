@@ -152,7 +152,7 @@ func own(generator llm.Model, model string) Endpoint {
 	if model == "" {
 		model = "active"
 	}
-	return Endpoint{Name: Clara, URL: "the suite's generator", Chat: generator, Model: model, Concurrency: 2}
+	return Endpoint{Name: Clara, URL: "the suite's generator", Chat: generator, Model: model, Concurrency: streams}
 }
 
 func (s *Set) add(e llm.Endpoint, what Endpoint, log *slog.Logger) error {

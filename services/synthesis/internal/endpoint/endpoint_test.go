@@ -2,11 +2,15 @@ package endpoint_test
 
 import (
 	"context"
-	"fmt"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"connectrpc.com/connect"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -101,24 +105,66 @@ func TestNoEndpointNamesTheSettings(t *testing.T) {
 	assert.Equal(t, clara.State, clara.KindOf(err))
 }
 
-// slow is a generator that never finishes an answer within its call's time.
-type slow struct {
-	generatorv1connect.GeneratorServiceClient
-	asked *generatorv1.GenerateRequest
+// generator answers as it is told to.
+type generator struct {
+	generatorv1connect.UnimplementedGeneratorServiceHandler
+	answer func(*generatorv1.AnswerRequest, *connect.ServerStream[generatorv1.AnswerResponse]) error
 }
 
-func (s *slow) Generate(_ context.Context, r *generatorv1.GenerateRequest) (*generatorv1.GenerateResponse, error) {
-	s.asked = r
-	return nil, fmt.Errorf("call: %w", context.DeadlineExceeded)
+func (g generator) Answer(_ context.Context, r *generatorv1.AnswerRequest, s *connect.ServerStream[generatorv1.AnswerResponse]) error {
+	return g.answer(r, s)
 }
 
-func TestGeneratorThatTakesTooLongIsUnavailable(t *testing.T) {
-	s := &slow{}
-	_, err := endpoint.Generator{Client: s}.Chat(t.Context(), llm.Request{Model: "active", Messages: []llm.Message{{Role: "system", Text: "A"}, {Role: "user", Text: "B"}}, MaxTokens: 9999})
-	require.Equal(t, clara.Unavailable, clara.KindOf(err))
-	assert.False(t, clara.IsContext(err), "it does not end the build")
-	assert.Equal(t, "A\n\nB", s.asked.Items[0].Question)
-	assert.Equal(t, int32(2048), s.asked.MaxTokens)
-	_, err = endpoint.Generator{Client: s}.Chat(t.Context(), llm.Request{Model: "active", Messages: []llm.Message{{Role: "user", Images: []llm.Image{{}}}}})
+func serve(t *testing.T, answer func(*generatorv1.AnswerRequest, *connect.ServerStream[generatorv1.AnswerResponse]) error) endpoint.Generator {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.Handle(generatorv1connect.NewGeneratorServiceHandler(generator{answer: answer}))
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	return endpoint.Generator{Client: generatorv1connect.NewGeneratorServiceClient(s.Client(), s.URL)}
+}
+
+func TestGenerator(t *testing.T) {
+	var asked *generatorv1.AnswerRequest
+	g := serve(t, func(r *generatorv1.AnswerRequest, s *connect.ServerStream[generatorv1.AnswerResponse]) error {
+		asked = r
+		return errors.Join(
+			s.Send(&generatorv1.AnswerResponse{Part: &generatorv1.AnswerResponse_Retrieved{Retrieved: &generatorv1.Retrieved{Model: "models/tiny"}}}),
+			s.Send(&generatorv1.AnswerResponse{Part: &generatorv1.AnswerResponse_Piece{Piece: &generatorv1.Piece{Text: "{"}}}),
+			s.Send(&generatorv1.AnswerResponse{Part: &generatorv1.AnswerResponse_Done{Done: &generatorv1.Done{Answer: "{}", FinishReason: "stop", Timings: &generatorv1.Timings{PromptTokens: 7, OutputTokens: 2}}}}),
+		)
+	})
+	meter := llm.NewMeter(0, llm.Usage{})
+	res, err := g.Chat(t.Context(), llm.Request{Model: "active", Messages: []llm.Message{{Role: "system", Text: "A"}, {Role: "user", Text: "B"}}, MaxTokens: 9999, Meter: meter,
+		Schema: &llm.Schema{JSON: json.RawMessage(`{}`), Bounded: json.RawMessage(`{"maxLength":3}`)}})
+	require.NoError(t, err)
+	assert.Equal(t, llm.Response{Text: "{}", Finish: "stop", Model: "models/tiny", Usage: llm.Usage{Requests: 1, PromptTokens: 7, CompletionTokens: 2}}, res)
+	assert.Equal(t, res.Usage, meter.Usage())
+	assert.Equal(t, "models/active", asked.Model)
+	assert.Equal(t, int32(2048), asked.MaxTokens)
+	assert.Equal(t, `{"maxLength":3}`, asked.JsonSchema)
+	assert.True(t, asked.Patient)
+	require.Len(t, asked.Messages, 2)
+	assert.Equal(t, "system A user B", asked.Messages[0].Role+" "+asked.Messages[0].Text+" "+asked.Messages[1].Role+" "+asked.Messages[1].Text)
+
+	_, err = g.Chat(t.Context(), llm.Request{Model: "active", Messages: []llm.Message{{Role: "user", Images: []llm.Image{{}}}}})
 	assert.ErrorContains(t, err, "VISION_MODEL")
+}
+
+func TestGeneratorThatDoesNotFinishIsUnavailable(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		err  error
+	}{{"time limit", connect.NewError(connect.CodeDeadlineExceeded, errors.New("late"))}, {"no end", nil}} {
+		t.Run(c.name, func(t *testing.T) {
+			g := serve(t, func(*generatorv1.AnswerRequest, *connect.ServerStream[generatorv1.AnswerResponse]) error {
+				return c.err
+			})
+			_, err := g.Chat(t.Context(), llm.Request{Model: "active", Messages: []llm.Message{{Role: "user", Text: "B"}}})
+			assert.False(t, clara.IsContext(err), "it does not end the build")
+			if c.err == nil {
+				assert.Equal(t, clara.Unavailable, clara.KindOf(err))
+			}
+		})
+	}
 }

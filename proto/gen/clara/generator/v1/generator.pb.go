@@ -280,7 +280,13 @@ type AnswerRequest struct {
 	MaxTokens int32     `protobuf:"varint,7,opt,name=max_tokens,json=maxTokens,proto3" json:"max_tokens,omitempty"`
 	Sampling  *Sampling `protobuf:"bytes,8,opt,name=sampling,proto3" json:"sampling,omitempty"`
 	// "models/{model}" for CONTEXT_NONE without a collection; empty: the active one.
-	Model         string `protobuf:"bytes,9,opt,name=model,proto3" json:"model,omitempty"`
+	Model string `protobuf:"bytes,9,opt,name=model,proto3" json:"model,omitempty"`
+	// A conversation to go on with, in place of question; for CONTEXT_NONE.
+	Messages []*Message `protobuf:"bytes,10,rep,name=messages,proto3" json:"messages,omitempty"`
+	// JSON schema that the answer is held to; empty: none. An answer that max_tokens ends is a beginning of it.
+	JsonSchema string `protobuf:"bytes,11,opt,name=json_schema,json=jsonSchema,proto3" json:"json_schema,omitempty"`
+	// Waits its turn behind others as long as it takes, where others are refused: for batches.
+	Patient       bool `protobuf:"varint,12,opt,name=patient,proto3" json:"patient,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -378,6 +384,81 @@ func (x *AnswerRequest) GetModel() string {
 	return ""
 }
 
+func (x *AnswerRequest) GetMessages() []*Message {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *AnswerRequest) GetJsonSchema() string {
+	if x != nil {
+		return x.JsonSchema
+	}
+	return ""
+}
+
+func (x *AnswerRequest) GetPatient() bool {
+	if x != nil {
+		return x.Patient
+	}
+	return false
+}
+
+// Message is a turn of a conversation.
+type Message struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "system", "user" or "assistant".
+	Role          string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Message) Reset() {
+	*x = Message{}
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Message) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Message) ProtoMessage() {}
+
+func (x *Message) ProtoReflect() protoreflect.Message {
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Message.ProtoReflect.Descriptor instead.
+func (*Message) Descriptor() ([]byte, []int) {
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Message) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Message) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type AnswerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Part:
@@ -392,7 +473,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[3]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +485,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[3]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +498,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{3}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AnswerResponse) GetPart() isAnswerResponse_Part {
@@ -491,7 +572,7 @@ type Retrieved struct {
 
 func (x *Retrieved) Reset() {
 	*x = Retrieved{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[4]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +584,7 @@ func (x *Retrieved) String() string {
 func (*Retrieved) ProtoMessage() {}
 
 func (x *Retrieved) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[4]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +597,7 @@ func (x *Retrieved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retrieved.ProtoReflect.Descriptor instead.
 func (*Retrieved) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{4}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Retrieved) GetCandidates() []*v1.Candidate {
@@ -564,7 +645,7 @@ type Piece struct {
 
 func (x *Piece) Reset() {
 	*x = Piece{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[5]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +657,7 @@ func (x *Piece) String() string {
 func (*Piece) ProtoMessage() {}
 
 func (x *Piece) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[5]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +670,7 @@ func (x *Piece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Piece.ProtoReflect.Descriptor instead.
 func (*Piece) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{5}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Piece) GetText() string {
@@ -612,7 +693,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[6]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +705,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[6]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +718,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{6}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Done) GetAnswer() string {
@@ -669,14 +750,16 @@ type GenerateRequest struct {
 	MaxTokens int32                   `protobuf:"varint,4,opt,name=max_tokens,json=maxTokens,proto3" json:"max_tokens,omitempty"`
 	Sampling  *Sampling               `protobuf:"bytes,5,opt,name=sampling,proto3" json:"sampling,omitempty"`
 	// Physical index that point ids belong to.
-	Index         string `protobuf:"bytes,6,opt,name=index,proto3" json:"index,omitempty"`
+	Index string `protobuf:"bytes,6,opt,name=index,proto3" json:"index,omitempty"`
+	// JSON schema that each output is held to; empty: none.
+	JsonSchema    string `protobuf:"bytes,7,opt,name=json_schema,json=jsonSchema,proto3" json:"json_schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GenerateRequest) Reset() {
 	*x = GenerateRequest{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[7]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +771,7 @@ func (x *GenerateRequest) String() string {
 func (*GenerateRequest) ProtoMessage() {}
 
 func (x *GenerateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[7]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +784,7 @@ func (x *GenerateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateRequest.ProtoReflect.Descriptor instead.
 func (*GenerateRequest) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{7}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GenerateRequest) GetModel() string {
@@ -746,6 +829,13 @@ func (x *GenerateRequest) GetIndex() string {
 	return ""
 }
 
+func (x *GenerateRequest) GetJsonSchema() string {
+	if x != nil {
+		return x.JsonSchema
+	}
+	return ""
+}
+
 type Output struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
@@ -757,7 +847,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[8]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +859,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[8]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +872,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{8}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Output) GetText() string {
@@ -816,7 +906,7 @@ type GenerateResponse struct {
 
 func (x *GenerateResponse) Reset() {
 	*x = GenerateResponse{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[9]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +918,7 @@ func (x *GenerateResponse) String() string {
 func (*GenerateResponse) ProtoMessage() {}
 
 func (x *GenerateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[9]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +931,7 @@ func (x *GenerateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateResponse.ProtoReflect.Descriptor instead.
 func (*GenerateResponse) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{9}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GenerateResponse) GetOutputs() []*Output {
@@ -871,7 +961,7 @@ type ParaphraseRequest struct {
 
 func (x *ParaphraseRequest) Reset() {
 	*x = ParaphraseRequest{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[10]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +973,7 @@ func (x *ParaphraseRequest) String() string {
 func (*ParaphraseRequest) ProtoMessage() {}
 
 func (x *ParaphraseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[10]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +986,7 @@ func (x *ParaphraseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParaphraseRequest.ProtoReflect.Descriptor instead.
 func (*ParaphraseRequest) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{10}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ParaphraseRequest) GetModel() string {
@@ -937,7 +1027,7 @@ type ParaphraseResponse struct {
 
 func (x *ParaphraseResponse) Reset() {
 	*x = ParaphraseResponse{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[11]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1039,7 @@ func (x *ParaphraseResponse) String() string {
 func (*ParaphraseResponse) ProtoMessage() {}
 
 func (x *ParaphraseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[11]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1052,7 @@ func (x *ParaphraseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParaphraseResponse.ProtoReflect.Descriptor instead.
 func (*ParaphraseResponse) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{11}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ParaphraseResponse) GetOutputs() []*Output {
@@ -992,7 +1082,7 @@ type SelectRequest struct {
 
 func (x *SelectRequest) Reset() {
 	*x = SelectRequest{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[12]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1094,7 @@ func (x *SelectRequest) String() string {
 func (*SelectRequest) ProtoMessage() {}
 
 func (x *SelectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[12]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1107,7 @@ func (x *SelectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectRequest.ProtoReflect.Descriptor instead.
 func (*SelectRequest) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{12}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SelectRequest) GetModel() string {
@@ -1058,7 +1148,7 @@ type SelectResponse struct {
 
 func (x *SelectResponse) Reset() {
 	*x = SelectResponse{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[13]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1160,7 @@ func (x *SelectResponse) String() string {
 func (*SelectResponse) ProtoMessage() {}
 
 func (x *SelectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[13]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1173,7 @@ func (x *SelectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectResponse.ProtoReflect.Descriptor instead.
 func (*SelectResponse) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{13}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SelectResponse) GetSelections() []*SelectResponse_Selection {
@@ -1114,7 +1204,7 @@ type GenerateRequest_Item struct {
 
 func (x *GenerateRequest_Item) Reset() {
 	*x = GenerateRequest_Item{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[14]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1216,7 @@ func (x *GenerateRequest_Item) String() string {
 func (*GenerateRequest_Item) ProtoMessage() {}
 
 func (x *GenerateRequest_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[14]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1229,7 @@ func (x *GenerateRequest_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateRequest_Item.ProtoReflect.Descriptor instead.
 func (*GenerateRequest_Item) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{7, 0}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{8, 0}
 }
 
 func (x *GenerateRequest_Item) GetQuestion() string {
@@ -1180,7 +1270,7 @@ type SelectRequest_Item struct {
 
 func (x *SelectRequest_Item) Reset() {
 	*x = SelectRequest_Item{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[15]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1282,7 @@ func (x *SelectRequest_Item) String() string {
 func (*SelectRequest_Item) ProtoMessage() {}
 
 func (x *SelectRequest_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[15]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1295,7 @@ func (x *SelectRequest_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectRequest_Item.ProtoReflect.Descriptor instead.
 func (*SelectRequest_Item) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{12, 0}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{13, 0}
 }
 
 func (x *SelectRequest_Item) GetQuestion() string {
@@ -1234,7 +1324,7 @@ type SelectResponse_Selection struct {
 
 func (x *SelectResponse_Selection) Reset() {
 	*x = SelectResponse_Selection{}
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[16]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1336,7 @@ func (x *SelectResponse_Selection) String() string {
 func (*SelectResponse_Selection) ProtoMessage() {}
 
 func (x *SelectResponse_Selection) ProtoReflect() protoreflect.Message {
-	mi := &file_clara_generator_v1_generator_proto_msgTypes[16]
+	mi := &file_clara_generator_v1_generator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1349,7 @@ func (x *SelectResponse_Selection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectResponse_Selection.ProtoReflect.Descriptor instead.
 func (*SelectResponse_Selection) Descriptor() ([]byte, []int) {
-	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{13, 0}
+	return file_clara_generator_v1_generator_proto_rawDescGZIP(), []int{14, 0}
 }
 
 func (x *SelectResponse_Selection) GetOutput() *Output {
@@ -1302,7 +1392,7 @@ const file_clara_generator_v1_generator_proto_rawDesc = "" +
 	"\rprompt_tokens\x18\x05 \x01(\x05R\fpromptTokens\x12#\n" +
 	"\routput_tokens\x18\x06 \x01(\x05R\foutputTokens\x12*\n" +
 	"\x11tokens_per_second\x18\a \x01(\x01R\x0ftokensPerSecond\x12.\n" +
-	"\x13first_token_seconds\x18\b \x01(\x01R\x11firstTokenSeconds\"\xe0\x02\n" +
+	"\x13first_token_seconds\x18\b \x01(\x01R\x11firstTokenSeconds\"\xd4\x03\n" +
 	"\rAnswerRequest\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +
@@ -1315,7 +1405,15 @@ const file_clara_generator_v1_generator_proto_rawDesc = "" +
 	"\n" +
 	"max_tokens\x18\a \x01(\x05R\tmaxTokens\x128\n" +
 	"\bsampling\x18\b \x01(\v2\x1c.clara.generator.v1.SamplingR\bsampling\x12\x14\n" +
-	"\x05model\x18\t \x01(\tR\x05model\"\xba\x01\n" +
+	"\x05model\x18\t \x01(\tR\x05model\x127\n" +
+	"\bmessages\x18\n" +
+	" \x03(\v2\x1b.clara.generator.v1.MessageR\bmessages\x12\x1f\n" +
+	"\vjson_schema\x18\v \x01(\tR\n" +
+	"jsonSchema\x12\x18\n" +
+	"\apatient\x18\f \x01(\bR\apatient\"1\n" +
+	"\aMessage\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xba\x01\n" +
 	"\x0eAnswerResponse\x12=\n" +
 	"\tretrieved\x18\x01 \x01(\v2\x1d.clara.generator.v1.RetrievedH\x00R\tretrieved\x121\n" +
 	"\x05piece\x18\x02 \x01(\v2\x19.clara.generator.v1.PieceH\x00R\x05piece\x12.\n" +
@@ -1334,7 +1432,7 @@ const file_clara_generator_v1_generator_proto_rawDesc = "" +
 	"\x04Done\x12\x16\n" +
 	"\x06answer\x18\x01 \x01(\tR\x06answer\x12#\n" +
 	"\rfinish_reason\x18\x02 \x01(\tR\ffinishReason\x125\n" +
-	"\atimings\x18\x03 \x01(\v2\x1b.clara.generator.v1.TimingsR\atimings\"\x9f\x03\n" +
+	"\atimings\x18\x03 \x01(\v2\x1b.clara.generator.v1.TimingsR\atimings\"\xc0\x03\n" +
 	"\x0fGenerateRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12>\n" +
 	"\x05items\x18\x02 \x03(\v2(.clara.generator.v1.GenerateRequest.ItemR\x05items\x125\n" +
@@ -1342,7 +1440,9 @@ const file_clara_generator_v1_generator_proto_rawDesc = "" +
 	"\n" +
 	"max_tokens\x18\x04 \x01(\x05R\tmaxTokens\x128\n" +
 	"\bsampling\x18\x05 \x01(\v2\x1c.clara.generator.v1.SamplingR\bsampling\x12\x14\n" +
-	"\x05index\x18\x06 \x01(\tR\x05index\x1a\x8f\x01\n" +
+	"\x05index\x18\x06 \x01(\tR\x05index\x12\x1f\n" +
+	"\vjson_schema\x18\a \x01(\tR\n" +
+	"jsonSchema\x1a\x8f\x01\n" +
 	"\x04Item\x12\x1a\n" +
 	"\bquestion\x18\x01 \x01(\tR\bquestion\x12\x1a\n" +
 	"\bpassages\x18\x02 \x03(\tR\bpassages\x127\n" +
@@ -1411,64 +1511,66 @@ func file_clara_generator_v1_generator_proto_rawDescGZIP() []byte {
 }
 
 var file_clara_generator_v1_generator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_clara_generator_v1_generator_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_clara_generator_v1_generator_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_clara_generator_v1_generator_proto_goTypes = []any{
 	(Context)(0),                     // 0: clara.generator.v1.Context
 	(*Sampling)(nil),                 // 1: clara.generator.v1.Sampling
 	(*Timings)(nil),                  // 2: clara.generator.v1.Timings
 	(*AnswerRequest)(nil),            // 3: clara.generator.v1.AnswerRequest
-	(*AnswerResponse)(nil),           // 4: clara.generator.v1.AnswerResponse
-	(*Retrieved)(nil),                // 5: clara.generator.v1.Retrieved
-	(*Piece)(nil),                    // 6: clara.generator.v1.Piece
-	(*Done)(nil),                     // 7: clara.generator.v1.Done
-	(*GenerateRequest)(nil),          // 8: clara.generator.v1.GenerateRequest
-	(*Output)(nil),                   // 9: clara.generator.v1.Output
-	(*GenerateResponse)(nil),         // 10: clara.generator.v1.GenerateResponse
-	(*ParaphraseRequest)(nil),        // 11: clara.generator.v1.ParaphraseRequest
-	(*ParaphraseResponse)(nil),       // 12: clara.generator.v1.ParaphraseResponse
-	(*SelectRequest)(nil),            // 13: clara.generator.v1.SelectRequest
-	(*SelectResponse)(nil),           // 14: clara.generator.v1.SelectResponse
-	(*GenerateRequest_Item)(nil),     // 15: clara.generator.v1.GenerateRequest.Item
-	(*SelectRequest_Item)(nil),       // 16: clara.generator.v1.SelectRequest.Item
-	(*SelectResponse_Selection)(nil), // 17: clara.generator.v1.SelectResponse.Selection
-	(v1.Mode)(0),                     // 18: clara.reranker.v1.Mode
-	(*v1.Candidate)(nil),             // 19: clara.reranker.v1.Candidate
-	(*v11.Memory)(nil),               // 20: clara.compressor.v1.Memory
+	(*Message)(nil),                  // 4: clara.generator.v1.Message
+	(*AnswerResponse)(nil),           // 5: clara.generator.v1.AnswerResponse
+	(*Retrieved)(nil),                // 6: clara.generator.v1.Retrieved
+	(*Piece)(nil),                    // 7: clara.generator.v1.Piece
+	(*Done)(nil),                     // 8: clara.generator.v1.Done
+	(*GenerateRequest)(nil),          // 9: clara.generator.v1.GenerateRequest
+	(*Output)(nil),                   // 10: clara.generator.v1.Output
+	(*GenerateResponse)(nil),         // 11: clara.generator.v1.GenerateResponse
+	(*ParaphraseRequest)(nil),        // 12: clara.generator.v1.ParaphraseRequest
+	(*ParaphraseResponse)(nil),       // 13: clara.generator.v1.ParaphraseResponse
+	(*SelectRequest)(nil),            // 14: clara.generator.v1.SelectRequest
+	(*SelectResponse)(nil),           // 15: clara.generator.v1.SelectResponse
+	(*GenerateRequest_Item)(nil),     // 16: clara.generator.v1.GenerateRequest.Item
+	(*SelectRequest_Item)(nil),       // 17: clara.generator.v1.SelectRequest.Item
+	(*SelectResponse_Selection)(nil), // 18: clara.generator.v1.SelectResponse.Selection
+	(v1.Mode)(0),                     // 19: clara.reranker.v1.Mode
+	(*v1.Candidate)(nil),             // 20: clara.reranker.v1.Candidate
+	(*v11.Memory)(nil),               // 21: clara.compressor.v1.Memory
 }
 var file_clara_generator_v1_generator_proto_depIdxs = []int32{
 	0,  // 0: clara.generator.v1.AnswerRequest.context:type_name -> clara.generator.v1.Context
-	18, // 1: clara.generator.v1.AnswerRequest.retrieve:type_name -> clara.reranker.v1.Mode
+	19, // 1: clara.generator.v1.AnswerRequest.retrieve:type_name -> clara.reranker.v1.Mode
 	1,  // 2: clara.generator.v1.AnswerRequest.sampling:type_name -> clara.generator.v1.Sampling
-	5,  // 3: clara.generator.v1.AnswerResponse.retrieved:type_name -> clara.generator.v1.Retrieved
-	6,  // 4: clara.generator.v1.AnswerResponse.piece:type_name -> clara.generator.v1.Piece
-	7,  // 5: clara.generator.v1.AnswerResponse.done:type_name -> clara.generator.v1.Done
-	19, // 6: clara.generator.v1.Retrieved.candidates:type_name -> clara.reranker.v1.Candidate
-	0,  // 7: clara.generator.v1.Retrieved.context:type_name -> clara.generator.v1.Context
-	18, // 8: clara.generator.v1.Retrieved.mode:type_name -> clara.reranker.v1.Mode
-	2,  // 9: clara.generator.v1.Done.timings:type_name -> clara.generator.v1.Timings
-	15, // 10: clara.generator.v1.GenerateRequest.items:type_name -> clara.generator.v1.GenerateRequest.Item
-	0,  // 11: clara.generator.v1.GenerateRequest.context:type_name -> clara.generator.v1.Context
-	1,  // 12: clara.generator.v1.GenerateRequest.sampling:type_name -> clara.generator.v1.Sampling
-	2,  // 13: clara.generator.v1.Output.timings:type_name -> clara.generator.v1.Timings
-	9,  // 14: clara.generator.v1.GenerateResponse.outputs:type_name -> clara.generator.v1.Output
-	9,  // 15: clara.generator.v1.ParaphraseResponse.outputs:type_name -> clara.generator.v1.Output
-	16, // 16: clara.generator.v1.SelectRequest.items:type_name -> clara.generator.v1.SelectRequest.Item
-	17, // 17: clara.generator.v1.SelectResponse.selections:type_name -> clara.generator.v1.SelectResponse.Selection
-	20, // 18: clara.generator.v1.GenerateRequest.Item.memories:type_name -> clara.compressor.v1.Memory
-	9,  // 19: clara.generator.v1.SelectResponse.Selection.output:type_name -> clara.generator.v1.Output
-	3,  // 20: clara.generator.v1.GeneratorService.Answer:input_type -> clara.generator.v1.AnswerRequest
-	8,  // 21: clara.generator.v1.GeneratorService.Generate:input_type -> clara.generator.v1.GenerateRequest
-	11, // 22: clara.generator.v1.GeneratorService.Paraphrase:input_type -> clara.generator.v1.ParaphraseRequest
-	13, // 23: clara.generator.v1.GeneratorService.Select:input_type -> clara.generator.v1.SelectRequest
-	4,  // 24: clara.generator.v1.GeneratorService.Answer:output_type -> clara.generator.v1.AnswerResponse
-	10, // 25: clara.generator.v1.GeneratorService.Generate:output_type -> clara.generator.v1.GenerateResponse
-	12, // 26: clara.generator.v1.GeneratorService.Paraphrase:output_type -> clara.generator.v1.ParaphraseResponse
-	14, // 27: clara.generator.v1.GeneratorService.Select:output_type -> clara.generator.v1.SelectResponse
-	24, // [24:28] is the sub-list for method output_type
-	20, // [20:24] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	4,  // 3: clara.generator.v1.AnswerRequest.messages:type_name -> clara.generator.v1.Message
+	6,  // 4: clara.generator.v1.AnswerResponse.retrieved:type_name -> clara.generator.v1.Retrieved
+	7,  // 5: clara.generator.v1.AnswerResponse.piece:type_name -> clara.generator.v1.Piece
+	8,  // 6: clara.generator.v1.AnswerResponse.done:type_name -> clara.generator.v1.Done
+	20, // 7: clara.generator.v1.Retrieved.candidates:type_name -> clara.reranker.v1.Candidate
+	0,  // 8: clara.generator.v1.Retrieved.context:type_name -> clara.generator.v1.Context
+	19, // 9: clara.generator.v1.Retrieved.mode:type_name -> clara.reranker.v1.Mode
+	2,  // 10: clara.generator.v1.Done.timings:type_name -> clara.generator.v1.Timings
+	16, // 11: clara.generator.v1.GenerateRequest.items:type_name -> clara.generator.v1.GenerateRequest.Item
+	0,  // 12: clara.generator.v1.GenerateRequest.context:type_name -> clara.generator.v1.Context
+	1,  // 13: clara.generator.v1.GenerateRequest.sampling:type_name -> clara.generator.v1.Sampling
+	2,  // 14: clara.generator.v1.Output.timings:type_name -> clara.generator.v1.Timings
+	10, // 15: clara.generator.v1.GenerateResponse.outputs:type_name -> clara.generator.v1.Output
+	10, // 16: clara.generator.v1.ParaphraseResponse.outputs:type_name -> clara.generator.v1.Output
+	17, // 17: clara.generator.v1.SelectRequest.items:type_name -> clara.generator.v1.SelectRequest.Item
+	18, // 18: clara.generator.v1.SelectResponse.selections:type_name -> clara.generator.v1.SelectResponse.Selection
+	21, // 19: clara.generator.v1.GenerateRequest.Item.memories:type_name -> clara.compressor.v1.Memory
+	10, // 20: clara.generator.v1.SelectResponse.Selection.output:type_name -> clara.generator.v1.Output
+	3,  // 21: clara.generator.v1.GeneratorService.Answer:input_type -> clara.generator.v1.AnswerRequest
+	9,  // 22: clara.generator.v1.GeneratorService.Generate:input_type -> clara.generator.v1.GenerateRequest
+	12, // 23: clara.generator.v1.GeneratorService.Paraphrase:input_type -> clara.generator.v1.ParaphraseRequest
+	14, // 24: clara.generator.v1.GeneratorService.Select:input_type -> clara.generator.v1.SelectRequest
+	5,  // 25: clara.generator.v1.GeneratorService.Answer:output_type -> clara.generator.v1.AnswerResponse
+	11, // 26: clara.generator.v1.GeneratorService.Generate:output_type -> clara.generator.v1.GenerateResponse
+	13, // 27: clara.generator.v1.GeneratorService.Paraphrase:output_type -> clara.generator.v1.ParaphraseResponse
+	15, // 28: clara.generator.v1.GeneratorService.Select:output_type -> clara.generator.v1.SelectResponse
+	25, // [25:29] is the sub-list for method output_type
+	21, // [21:25] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_clara_generator_v1_generator_proto_init() }
@@ -1476,7 +1578,7 @@ func file_clara_generator_v1_generator_proto_init() {
 	if File_clara_generator_v1_generator_proto != nil {
 		return
 	}
-	file_clara_generator_v1_generator_proto_msgTypes[3].OneofWrappers = []any{
+	file_clara_generator_v1_generator_proto_msgTypes[4].OneofWrappers = []any{
 		(*AnswerResponse_Retrieved)(nil),
 		(*AnswerResponse_Piece)(nil),
 		(*AnswerResponse_Done)(nil),
@@ -1487,7 +1589,7 @@ func file_clara_generator_v1_generator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_clara_generator_v1_generator_proto_rawDesc), len(file_clara_generator_v1_generator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
