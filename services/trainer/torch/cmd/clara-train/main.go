@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -327,33 +328,40 @@ func envInt(name string, def int) int {
 }
 
 type verifyCmd struct {
-	Dirs []string `arg:"" help:"Golden folders."`
+	Dirs []string `arg:"" help:"Golden folders, or folders of them."`
 	JSON bool     `help:"Write the whole report as JSON, one object a folder."`
 	All  bool     `help:"List figures that passed too."`
 }
 
 func (c *verifyCmd) Run(ctx context.Context) error {
-	bad := 0
-	for _, dir := range c.Dirs {
-		r, err := golden.Verify(ctx, dir)
-		if err != nil {
-			return err
-		}
-		if !r.OK() {
-			bad++
-		}
-		if c.JSON {
-			out := json.NewEncoder(os.Stdout)
-			out.SetIndent("", " ")
-			if err := out.Encode(r); err != nil {
+	var bad []string
+	total := 0
+	for _, given := range c.Dirs {
+		for _, dir := range golden.Folders(given) {
+			total++
+			r, err := golden.Verify(ctx, dir)
+			switch {
+			case clara.IsContext(err):
 				return err
+			case err != nil: // the other folders may hold
+				bad = append(bad, dir)
+				r = golden.Unreadable(dir, err)
+			case !r.OK():
+				bad = append(bad, dir)
 			}
-			continue
+			if c.JSON {
+				out := json.NewEncoder(os.Stdout)
+				out.SetIndent("", " ")
+				if err := out.Encode(r); err != nil {
+					return err
+				}
+				continue
+			}
+			r.Print(os.Stdout, c.All)
 		}
-		r.Print(os.Stdout, c.All)
 	}
-	if bad > 0 {
-		return clara.Errorf(clara.Corrupt, "%d of %d golden folders do not hold", bad, len(c.Dirs))
+	if len(bad) > 0 {
+		return clara.Errorf(clara.Corrupt, "%d of %d golden folders do not hold: %s", len(bad), total, strings.Join(bad, ", "))
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ type encoderCase struct {
 
 // unpadded returns the ids of a left-padded row.
 func (c encoderCase) unpadded() []int32 {
-	for i, on := range c.Mask {
+	for i, on := range c.Mask[:min(len(c.Mask), len(c.InputIDs))] {
 		if on == 1 {
 			return c.InputIDs[i:]
 		}
@@ -144,7 +144,7 @@ type promptCases struct {
 type renderedCase struct {
 	PromptLen   int    `json:"prompt_len"`
 	Text        string `json:"text"`
-	Instruction int    `json:"instruction_index"`
+	Instruction int    `json:"instruction_index" golden:"some"`
 }
 
 type stageFigures struct {
@@ -153,25 +153,25 @@ type stageFigures struct {
 		DecoderMask [][]int32 `json:"dec_attention_mask"`
 		Labels      [][]int32 `json:"labels"`
 		Encoder     [][]int32 `json:"enc_ids_unpadded"`
-		Queries     [][]int32 `json:"query_ids_unpadded"`
-		Positives   [][]int   `json:"pos_index"`
+		Queries     [][]int32 `json:"query_ids_unpadded" golden:"some"`
+		Positives   [][]int   `json:"pos_index" golden:"some"`
 	} `json:"batch"`
 	Loss       float64     `json:"loss"`
 	MSE        float64     `json:"mse_loss"`
 	Total      float64     `json:"total_loss"`
 	MSEWeight  float64     `json:"mse_weight"`
-	TopK       [][]int     `json:"topk_idx"`
+	TopK       [][]int     `json:"topk_idx" golden:"some"`
 	MemoryRows bool        `json:"memory_rows_trainable"`
-	Scores     [][]float64 `json:"scores"`
+	Scores     [][]float64 `json:"scores" golden:"some"`
 	Grads      struct {
 		Params  map[string]float64 `json:"param_norms"`
 		Groups  map[string]float64 `json:"group_norms"`
-		Outside *float64           `json:"max_abs_grad_outside_mem_rows"`
+		Outside *float64           `json:"max_abs_grad_outside_mem_rows" golden:"some"`
 		Total   float64            `json:"total_norm"`
 	} `json:"grads"`
 	FirstTargets [][2]int  `json:"logits_at_first_target_positions"`
-	EachSum      []float64 `json:"per_sample_ce_sum"`
-	EachTargets  []int     `json:"per_sample_targets"`
+	EachSum      []float64 `json:"per_sample_ce_sum" golden:"some"`
+	EachTargets  []int     `json:"per_sample_targets" golden:"some"`
 }
 
 type curveFigures struct {
@@ -205,22 +205,22 @@ type generated struct {
 	IDs         [][]int64  `json:"ids"`
 	Margin      float64    `json:"min_margin"`
 	Steps       int        `json:"steps"`
-	Lengths     []int      `json:"prompt_lengths"`
-	Questions   []string   `json:"questions"`
-	Documents   [][]string `json:"documents"`
-	Instruction int        `json:"paraphrase_instruction_index"`
-	EOS         []int      `json:"eos_token_ids"`
-	TopK        [][]int    `json:"topk_idx"`
-	MSE         float64    `json:"mse_loss"`
+	Lengths     []int      `json:"prompt_lengths" golden:"some"`
+	Questions   []string   `json:"questions" golden:"some"`
+	Documents   [][]string `json:"documents" golden:"some"`
+	Instruction int        `json:"paraphrase_instruction_index" golden:"some"`
+	EOS         []int      `json:"eos_token_ids" golden:"some"`
+	TopK        [][]int    `json:"topk_idx" golden:"some"`
+	MSE         float64    `json:"mse_loss" golden:"some"`
 }
 
 type generateFigures struct {
-	Paraphrase      generated  `json:"paraphrase"`
-	ParaphraseThree generated  `json:"paraphrase_three_docs"`
-	Text            generated  `json:"text"`
+	Paraphrase      *generated `json:"paraphrase"`
+	ParaphraseThree *generated `json:"paraphrase_three_docs"`
+	Text            *generated `json:"text"`
 	TextExtraEOS    *generated `json:"text_extra_eos"`
-	Compressed      generated  `json:"compressed"`
-	Questions       generated  `json:"questions"`
+	Compressed      *generated `json:"compressed"`
+	Questions       *generated `json:"questions"`
 	OneByOne        []struct {
 		Text   string  `json:"text"`
 		IDs    []int64 `json:"ids"`

@@ -25,22 +25,33 @@ func (v *verifier) generations(s scope, o *net.Opened) error {
 	for _, c := range []struct {
 		name string
 		want *generated
-	}{{"paraphrase", &g.Paraphrase}, {"paraphrase_three_docs", &g.ParaphraseThree}} {
+	}{{"paraphrase", g.Paraphrase}, {"paraphrase_three_docs", g.ParaphraseThree}} {
+		if c.want == nil {
+			continue
+		}
 		var inputs []prompt.Encoded
-		for range c.want.Documents {
-			e, err := o.Prompts.Paraphrase(c.want.Instruction, len(c.want.Documents[0]), 1024)
+		for _, docs := range c.want.Documents {
+			e, err := o.Prompts.Paraphrase(c.want.Instruction, len(docs), 1024)
 			if err != nil {
 				return err
 			}
 			inputs = append(inputs, e)
+		}
+		if len(inputs) == 0 {
+			v.r.skip("generate."+c.name, "the folder does not hold its documents")
+			continue
 		}
 		v.generation(s, o, c.name, inputs, v.memories(s, o, c.want.Documents), c.want, o.EOS())
 	}
 	for _, c := range []struct {
 		name string
 		want *generated
-	}{{"text", &g.Text}, {"text_extra_eos", g.TextExtraEOS}, {"compressed", &g.Compressed}} {
+	}{{"text", g.Text}, {"text_extra_eos", g.TextExtraEOS}, {"compressed", g.Compressed}} {
 		if c.want == nil {
+			continue
+		}
+		if g.Text == nil || len(g.Text.Questions) == 0 || len(g.Text.Questions) != len(g.Text.Documents) {
+			v.r.skip("generate."+c.name, "its inputs are those of generate.text, which the folder does not hold")
 			continue
 		}
 		docs, eos := g.Text.Documents, o.EOS()
@@ -71,13 +82,10 @@ func (v *verifier) generations(s scope, o *net.Opened) error {
 		}
 		v.generation(s, o, c.name, inputs, memory, c.want, eos)
 	}
-	if err := v.questions(s, o, "questions", &g.Questions, false); err != nil {
+	if err := v.questions(s, o, "questions", g.Questions, false); err != nil {
 		return err
 	}
-	if g.MIPS != nil {
-		return v.questions(s, o, "questions_mips", g.MIPS, true)
-	}
-	return nil
+	return v.questions(s, o, "questions_mips", g.MIPS, true)
 }
 
 func answers(o *net.Opened, questions []string, k int) ([]prompt.Encoded, error) {
@@ -110,7 +118,10 @@ func (v *verifier) generation(s scope, o *net.Opened, name string, inputs []prom
 	var first []float32
 	margin := math.Inf(1)
 	for i, got := range out {
-		ids := want.IDs[i]
+		var ids []int64
+		if i < len(want.IDs) {
+			ids = want.IDs[i]
+		}
 		if end := slices.IndexFunc(ids, func(id int64) bool { return slices.Contains(eos, int(id)) }); end >= 0 {
 			ids = ids[:end]
 		}
@@ -119,8 +130,10 @@ func (v *verifier) generation(s scope, o *net.Opened, name string, inputs []prom
 		if got.End >= 0 { // the figures' texts are of all ids, an end token that is not special included
 			said = append(said, int32(got.End))
 		}
-		v.r.exact(fmt.Sprintf("%stext[%d]", at, i), o.Prompts.Tokenizer().Decode(said, true), want.Text[i])
-		if want.Lengths != nil {
+		if i < len(want.Text) {
+			v.r.exact(fmt.Sprintf("%stext[%d]", at, i), o.Prompts.Tokenizer().Decode(said, true), want.Text[i])
+		}
+		if i < len(want.Lengths) {
 			v.r.exact(fmt.Sprintf("%sprompt_lengths[%d]", at, i), len(inputs[i].IDs), want.Lengths[i])
 		}
 		first = append(first, got.First...)
@@ -145,11 +158,21 @@ func narrow(ids []int64) []int32 {
 // questions compares the way from questions and candidates to answers. With inner, candidates are scored by inner product,
 // as the reference does with an index.
 func (v *verifier) questions(s scope, o *net.Opened, name string, want *generated, inner bool) error {
+	if want == nil {
+		return nil
+	}
 	docs := want.Documents
-	if docs == nil {
+	if docs == nil && v.g.Generate.Questions != nil {
 		docs = v.g.Generate.Questions.Documents
 	}
-	k := len(want.TopK[0])
+	if len(want.Questions) == 0 || len(docs) != len(want.Questions) {
+		v.r.skip("generate."+name, "the folder does not hold its questions and documents")
+		return nil
+	}
+	k := v.k
+	if len(want.TopK) > 0 {
+		k = len(want.TopK[0])
+	}
 	inputs, err := answers(o, want.Questions, k)
 	if err != nil {
 		return err
@@ -175,7 +198,9 @@ func (v *verifier) questions(s scope, o *net.Opened, name string, want *generate
 		if inner {
 			index = byProduct(s.Reshape(s.MatMul(d[i], s.Transpose(ranked[i].Query, 0, 1)), -1).Float32s(), k)
 		}
-		v.r.exact(fmt.Sprintf("generate.%s.topk_idx[%d]", name, i), index, want.TopK[i])
+		if i < len(want.TopK) {
+			v.r.exact(fmt.Sprintf("generate.%s.topk_idx[%d]", name, i), index, want.TopK[i])
+		}
 		rows := make([]int64, k)
 		for j, x := range index {
 			rows[j] = int64(x)
@@ -183,10 +208,10 @@ func (v *verifier) questions(s scope, o *net.Opened, name string, want *generate
 		slots = append(slots, s.Reshape(s.Rows(d[i], s.Ints(rows, o.Device)), -1, int64(o.Arch.Hidden)))
 	}
 	v.generation(s, o, name, inputs, s.Cat(0, slots...), want, o.EOS())
-	if inner || v.g.Generate.OneByOne == nil {
+	if inner {
 		return nil
 	}
-	for i, one := range v.g.Generate.OneByOne {
+	for i, one := range v.g.Generate.OneByOne[:min(len(v.g.Generate.OneByOne), len(ranked))] {
 		v.r.exact(fmt.Sprintf("generate.questions_one_by_one[%d].topk_idx", i), ranked[i].Index, one.TopK)
 		v.generation(s, o, fmt.Sprintf("questions_one_by_one[%d]", i), inputs[i:i+1], slots[i],
 			&generated{Text: []string{one.Text}, IDs: [][]int64{one.IDs}, Margin: one.Margin, Steps: want.Steps}, o.EOS())

@@ -5,6 +5,8 @@ import (
 	"io"
 	"math"
 	"reflect"
+	"slices"
+	"strings"
 )
 
 // Figure is the outcome of one comparison. Deviation and Tolerance are in the unit that Measure names.
@@ -24,12 +26,32 @@ type Report struct {
 	Failed  int      `json:"failed"`
 	Skipped int      `json:"skipped"`
 	Figures []Figure `json:"figures"`
+
+	lacking []string // paths of golden.json that the folder should have and has not
 }
 
 // OK reports whether no figure failed and some passed.
 func (r *Report) OK() bool { return r.Failed == 0 && r.Passed > 0 }
 
+// Unreadable is the report of a folder that could not be compared at all.
+func Unreadable(dir string, err error) *Report {
+	r := &Report{Dir: dir}
+	r.fail("folder", err)
+	return r
+}
+
+// lacks reports whether the folder lacks the figure of this name, or one that it is a part of.
+func (r *Report) lacks(name string) bool {
+	return slices.ContainsFunc(r.lacking, func(path string) bool {
+		rest, ok := strings.CutPrefix(name, path)
+		return ok && (rest == "" || strings.ContainsRune(".[: ", rune(rest[0])))
+	})
+}
+
 func (r *Report) add(f Figure) {
+	if f.Status != "skipped" && r.lacks(f.Name) {
+		return // listed already
+	}
 	switch f.Status {
 	case "passed":
 		r.Passed++

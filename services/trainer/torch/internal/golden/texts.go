@@ -23,9 +23,9 @@ func (v *verifier) texts(ctx context.Context) error {
 		}
 		v.r.skip("documents[], questions_inference[]: padding", "sequences are packed, never padded; their real tokens are compared")
 		p := v.g.Prompts
-		v.prompts("stage1", p.Stage1, v.samples.pretrain, o.Prompts)
-		v.prompts("stage1_2", p.Stage12, v.samples.instruction, o.Prompts)
-		v.prompts("stage2", p.Stage2, v.samples.endToEnd, o.Prompts)
+		v.prompts("stage1", p.Stage1, v.samples[pretrainFile], o.Prompts)
+		v.prompts("stage1_2", p.Stage12, v.samples[instructionFile], o.Prompts)
+		v.prompts("stage2", p.Stage2, v.samples[endToEndFile], o.Prompts)
 		tok := o.Prompts.Tokenizer()
 		for _, x := range p.ParaphraseAll {
 			name := fmt.Sprintf("prompts.paraphrase_all[%d]", x.Index)
@@ -40,16 +40,22 @@ func (v *verifier) texts(ctx context.Context) error {
 			}
 			v.r.exact(name+".with_answer", e.IDs, tok.EncodeTrusted(x.WithAnswer))
 		}
+		k := p.Stage12.TopK
+		if k == 0 {
+			k = v.k
+		}
 		for i, x := range p.Inference {
-			e, err := o.Prompts.Answer(x.Question, p.Stage12.TopK, 1024)
+			e, err := o.Prompts.Answer(x.Question, k, 1024)
 			if err != nil {
 				return err
 			}
 			v.r.exact(fmt.Sprintf("prompts.inference_stage1_2[%d].input_ids", i), e.IDs, x.InputIDs)
 			v.r.exact(fmt.Sprintf("prompts.inference_stage1_2[%d].prompt", i), e.IDs, tok.EncodeTrusted(x.Prompt))
 		}
-		if err := v.noSystem(o); err != nil {
-			return err
+		if !v.r.lacks("prompts.template_without_system_role.chat_template") {
+			if err := v.noSystem(o); err != nil {
+				return err
+			}
 		}
 		info := v.g.Extras.Information
 		v.r.exact("extras.information_mask.open_pattern", tok.EncodeTrusted("<information>"), info.Open)
@@ -117,8 +123,16 @@ func encode(w *prompt.Writer, kind string, s dataset.Sample, c promptCases) (pro
 }
 
 func (v *verifier) prompts(kind string, c promptCases, samples []dataset.Sample, w *prompt.Writer) {
+	if why := v.computable("", kind); why != "" && len(c.Samples) > 0 {
+		v.r.skip("prompts."+kind+".samples", why)
+		return
+	}
 	for i, want := range c.Samples {
 		name := fmt.Sprintf("prompts.%s.samples[%d]", kind, i)
+		if i >= len(samples) {
+			v.r.fail(name, fmt.Errorf("the data has %d samples that can be read", len(samples)))
+			continue
+		}
 		e, err := encode(w, kind, samples[i], c)
 		if err != nil {
 			v.r.fail(name, err)

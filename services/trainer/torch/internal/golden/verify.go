@@ -1,7 +1,6 @@
 package golden
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,13 +36,36 @@ type verifier struct {
 	f       *safetensors.File
 	maxLen  int
 	k       int
-	stages  []string
 	unknown []string        // keys of golden.json that no field stands for
 	seen    map[string]bool // tensors of golden.safetensors that were looked at
-	samples struct{ pretrain, instruction, endToEnd []dataset.Sample }
+	samples map[string][]dataset.Sample
+	unread  map[string]error // of the same files
 }
 
-// Verify compares every figure of the folder. The error is for a folder that cannot be read; differences are in the report.
+// Files of a golden folder's data.
+const (
+	pretrainFile    = "pretrain_data.jsonl"
+	instructionFile = "instruction_data.jsonl"
+	endToEndFile    = "end_to_end_data.jsonl"
+)
+
+// Folders returns the golden folders at dir: itself, or those right below it if it is none and they are.
+func Folders(dir string) []string {
+	if _, err := os.Stat(filepath.Join(dir, "golden.json")); err == nil {
+		return []string{dir}
+	}
+	below, err := filepath.Glob(filepath.Join(dir, "*", "golden.json"))
+	if err != nil || len(below) == 0 {
+		return []string{dir}
+	}
+	for i := range below {
+		below[i] = filepath.Dir(below[i])
+	}
+	return below
+}
+
+// Verify compares every figure of the folder, and lists what the folder lacks. The error, NotFound or Corrupt, is for a folder
+// that cannot be read; differences, and parts that cannot be computed, are in the report.
 func Verify(ctx context.Context, dir string) (*Report, error) {
 	v := &verifier{dir: dir, r: &Report{Dir: dir}, g: &figures{}, seen: map[string]bool{}}
 	if err := v.read(); err != nil {
@@ -54,6 +76,7 @@ func Verify(ctx context.Context, dir string) (*Report, error) {
 		name string
 		run  func(ctx context.Context) error
 	}{
+		{"clara_stage1", v.stage1Checkpoint},
 		{"tokenizer and prompts", v.texts},
 		{"compress", v.compress},
 		{"stages", v.allStages},
@@ -112,47 +135,58 @@ func withoutField() map[string]string {
 	}
 }
 
-// unknownKeys names the keys of a JSON object that into has no field for, at any depth.
-func unknownKeys(raw []byte, into any) []string {
-	d := json.NewDecoder(bytes.NewReader(raw))
+// keys compares the keys of a JSON object with the fields of into, at any depth: unknown are those that no field stands for,
+// lacking the fields without a key. A field tagged golden:"some" is one that not every object has.
+func keys(raw []byte, into any) (unknown, lacking []string) {
 	var all any
-	if d.Decode(&all) != nil {
-		return nil
+	if json.Unmarshal(raw, &all) != nil {
+		return nil, nil
 	}
-	var out []string
-	walk("", all, reflect.TypeOf(into).Elem(), &out)
-	slices.Sort(out)
-	return slices.Compact(out)
+	w := walker{}
+	w.walk("", "", all, reflect.TypeOf(into).Elem())
+	slices.Sort(w.unknown)
+	slices.Sort(w.lacking)
+	return slices.Compact(w.unknown), w.lacking
 }
 
-func walk(path string, x any, t reflect.Type, out *[]string) {
+type walker struct{ unknown, lacking []string }
+
+// walk goes down; kind is the path with [] and * for places and names, at the path itself.
+func (w *walker) walk(kind, at string, x any, t reflect.Type) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
+	join := func(path, key string) string { return strings.TrimPrefix(path+"."+key, ".") }
 	switch x := x.(type) {
 	case []any:
 		if t.Kind() == reflect.Slice || t.Kind() == reflect.Array {
-			for _, e := range x {
-				walk(path+"[]", e, t.Elem(), out)
+			for i, e := range x {
+				w.walk(kind+"[]", fmt.Sprintf("%s[%d]", at, i), e, t.Elem())
 			}
 		}
 	case map[string]any:
 		switch t.Kind() {
 		case reflect.Map:
-			for _, e := range x {
-				walk(path+".*", e, t.Elem(), out)
+			for k, e := range x {
+				if !strings.HasSuffix(k, "_as_written") {
+					w.walk(kind+".*", join(at, k), e, t.Elem())
+				}
 			}
 		case reflect.Struct:
-			fields := map[string]reflect.Type{}
+			known := map[string]bool{}
 			for i := range t.NumField() {
-				fields[t.Field(i).Tag.Get("json")] = t.Field(i).Type
+				f := t.Field(i)
+				k := f.Tag.Get("json")
+				known[k] = true
+				if e := x[k]; e != nil {
+					w.walk(join(kind, k), join(at, k), e, f.Type)
+				} else if f.Tag.Get("golden") == "" {
+					w.lacking = append(w.lacking, join(at, k))
+				}
 			}
-			for k, e := range x {
-				at := strings.TrimPrefix(path+"."+k, ".")
-				if f, ok := fields[k]; ok {
-					walk(at, e, f, out)
-				} else {
-					*out = append(*out, at)
+			for k := range x {
+				if !known[k] {
+					w.unknown = append(w.unknown, join(kind, k))
 				}
 			}
 		}
@@ -175,23 +209,36 @@ func (v *verifier) read() error {
 			return clara.Errorf(clara.Corrupt, "parse %s: %w", filepath.Join(v.dir, name), err)
 		}
 		if name == "golden.json" {
-			v.unknown = unknownKeys(raw, v.g)
+			v.unknown, v.r.lacking = keys(raw, v.g)
 		}
 	}
 	v.maxLen, v.k = manifest.Config.MaxLen, manifest.Config.K
+	for _, path := range v.r.lacking {
+		v.r.skip(path, "the folder does not hold it")
+	}
+	for section, names := range map[string][]string{
+		"stages": {"stage1", "stage1_2", "stage1_2_memrows", "stage2", "stage2_pretrain_retrieval"},
+		"curves": {"stage1", "stage1_accum2", "stage1_2", "stage1_2_memrows", "stage2", "stage2_pretrain_retrieval"},
+	} {
+		for _, name := range names {
+			_, stage := v.g.Stages[name]
+			_, curve := v.g.Curves[name]
+			if section == "stages" && !stage || section == "curves" && !curve {
+				v.r.skip(section+"."+name, "the folder does not hold it")
+			}
+		}
+	}
 	var err error
 	if v.f, err = safetensors.Open(filepath.Join(v.dir, "golden.safetensors")); err != nil {
 		return err
 	}
-	for file, into := range map[string]*[]dataset.Sample{
-		"pretrain_data.jsonl": &v.samples.pretrain, "instruction_data.jsonl": &v.samples.instruction, "end_to_end_data.jsonl": &v.samples.endToEnd,
-	} {
-		kind := map[string]dataset.Kind{"pretrain_data.jsonl": dataset.Pretrain, "instruction_data.jsonl": dataset.Instruction, "end_to_end_data.jsonl": dataset.EndToEnd}[file]
-		if *into, err = dataset.ReadFiles(kind, filepath.Join(v.dir, "data", file)); err != nil {
-			return err
+	v.samples, v.unread = map[string][]dataset.Sample{}, map[string]error{}
+	for file, kind := range map[string]dataset.Kind{pretrainFile: dataset.Pretrain, instructionFile: dataset.Instruction, endToEndFile: dataset.EndToEnd} {
+		if v.samples[file], err = dataset.ReadFiles(kind, filepath.Join(v.dir, "data", file)); err != nil {
+			v.unread[file] = err
+			v.r.fail("data/"+file, err)
 		}
 	}
-	v.stages = slices.Sorted(maps.Keys(v.g.Stages))
 	return nil
 }
 
@@ -210,30 +257,59 @@ func (v *verifier) open(ctx context.Context, f func(s scope, o *net.Opened) erro
 	})
 }
 
+// tensor returns a tensor of golden.safetensors, nil where there is none; one that cannot be read fails.
 func (v *verifier) tensor(name string) []float32 {
 	v.seen[name] = true
+	if !v.f.Has(name) {
+		return nil
+	}
 	t, err := v.f.Tensor(name)
-	if err != nil {
-		return nil
+	if err == nil {
+		var x []float32
+		if x, err = t.Float32(); err == nil {
+			return x
+		}
 	}
-	x, err := t.Float32()
-	if err != nil {
-		return nil
-	}
-	return x
+	v.r.fail(name, err)
+	return nil
 }
 
 // compare checks a tensor of golden.safetensors.
 func (v *verifier) compare(name string, got []float32, tolerance float64) {
-	want := v.tensor(name)
-	if want == nil {
+	if want := v.tensor(name); want != nil {
+		v.r.maxAbs(name, got, want, tolerance)
+	} else if !v.f.Has(name) {
 		v.r.skip(name, "the folder does not hold it")
-		return
 	}
-	v.r.maxAbs(name, got, want, tolerance)
+}
+
+// stage1Checkpoint opens the two-adapter checkpoint of a fresh stage 1, which some folders hold: its reasoner begins as the encoder.
+func (v *verifier) stage1Checkpoint(ctx context.Context) error {
+	dir := filepath.Join(v.dir, "clara_stage1")
+	if _, err := os.Stat(dir); err != nil {
+		return nil
+	}
+	return torchx.Do(func(s scope) error {
+		o, err := net.Open(ctx, s, net.Config{Base: filepath.Join(v.dir, "base"), Checkpoint: dir, DType: torchx.Float32, Device: torchx.CPU, MaxLen: 64})
+		if err != nil {
+			return err
+		}
+		defer o.Close()
+		v.r.exact("clara_stage1: tensors of the adapters", o.Encoder.Names, o.Decoder.Names)
+		same := true
+		for i, p := range o.Encoder.Params {
+			same = same && slices.Equal(p.Float32s(), o.Reasoner.Params[i].Float32s())
+		}
+		v.r.exact("clara_stage1: the query reasoner is the encoder's copy", same, true)
+		return nil
+	})
 }
 
 func (v *verifier) compress(ctx context.Context) error {
+	if len(v.g.Documents) == 0 {
+		v.r.skip("compress", "it is of documents, which the folder does not hold")
+		return nil
+	}
 	return v.open(ctx, func(s scope, o *net.Opened) error {
 		torchx.NoGrad(func() {
 			limit := o.Settings.DocMaxLength
@@ -244,7 +320,7 @@ func (v *verifier) compress(ctx context.Context) error {
 			c := o.Compress(s, docs, model.Pass{Adapter: o.Encoder}, true)
 			v.compare("compress/memory", c.Memory.Float32s(), 1e-4)
 			v.r.relative("compress.mse_loss_of_the_whole_batch", c.MSE.Float()/float64(len(docs)), v.g.Compress.Whole, 1e-5)
-			for i, want := range v.g.Compress.Each {
+			for i, want := range v.g.Compress.Each[:min(len(docs), len(v.g.Compress.Each))] {
 				one := o.Compress(s, docs[i:i+1], model.Pass{Adapter: o.Encoder}, true)
 				v.r.relative(fmt.Sprintf("compress.mse_loss_each[%d]", i), one.MSE.Float(), want, 1e-5)
 			}
@@ -254,8 +330,12 @@ func (v *verifier) compress(ctx context.Context) error {
 				sum += float64(x) * float64(x)
 			}
 			v.r.relative("compress.memory_rms", math.Sqrt(sum/float64(len(m))), v.g.Compress.RMS, 1e-5)
-			v.debugStates(s, o, docs[v.g.Compress.Debug])
-
+			if at := v.g.Compress.Debug; !v.r.lacks("compress.debug_document") && at >= 0 && at < len(docs) {
+				v.debugStates(s, o, docs[at])
+			}
+			if len(v.g.Questions) == 0 {
+				return
+			}
 			var qs [][]int32
 			for _, q := range v.g.Questions {
 				qs = append(qs, o.Prompts.Encoder(q.Text, limit))
@@ -285,7 +365,7 @@ func (v *verifier) debugStates(s scope, o *net.Opened, doc []int32) {
 
 func (v *verifier) topk(context.Context) error {
 	for i, c := range v.g.TopK {
-		for row := range c.Scores {
+		for row := range min(len(c.Scores), len(c.R), len(c.Index), len(c.W), len(c.Grad)) {
 			name := fmt.Sprintf("differentiable_topk[%d][%d]", i, row)
 			err := torchx.Do(func(s scope) error {
 				n := int64(len(c.Scores[row]))
@@ -325,7 +405,7 @@ func (v *verifier) extras(context.Context) error {
 		valid := 0
 		sums := map[string]float64{}
 		for j, pos := range c.Pos {
-			if len(pos) == 0 {
+			if len(pos) == 0 || j >= len(c.TopK) {
 				continue
 			}
 			valid++

@@ -3,6 +3,8 @@ package golden_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -37,6 +39,76 @@ func TestFolders(t *testing.T) {
 			r.Print(&out, false)
 			assert.True(t, r.OK(), out.String())
 			assert.Greater(t, r.Passed, 1000)
+		})
+	}
+}
+
+// copied is a golden folder of which a part may be taken away. Its curves are left out, which take the longest.
+func copied(t *testing.T, from string, change func(figures map[string]any)) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(from)))
+	require.NoError(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Chmod(path, 0o755)) // what is copied may be read-only
+	}))
+	path := filepath.Join(dir, "golden.json")
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var figures map[string]any
+	require.NoError(t, json.Unmarshal(raw, &figures))
+	delete(figures, "curves")
+	if change != nil {
+		change(figures)
+	}
+	raw, err = json.Marshal(figures)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, raw, 0o644))
+	return dir
+}
+
+// What a folder does not hold is listed, and the rest is compared.
+func TestFolderThatLacksFigures(t *testing.T) {
+	dir := copied(t, filepath.Dir(folders(t)[0]), func(figures map[string]any) {
+		section := func(name string) map[string]any { return figures[name].(map[string]any) }
+		delete(section("extras"), "information_mask")
+		delete(section("generate"), "text")
+		delete(section("prompts"), "stage1_2")
+		delete(section("stages"), "stage1_2_memrows")
+		delete(section("stages")["stage2"].(map[string]any), "scores")
+		delete(section("stages")["stage1"].(map[string]any)["grads"].(map[string]any), "total_norm")
+		delete(figures, "differentiable_topk")
+	})
+	r, err := golden.Verify(context.Background(), dir)
+	require.NoError(t, err)
+	var out bytes.Buffer
+	r.Print(&out, false)
+	assert.True(t, r.OK(), out.String())
+	for _, name := range []string{
+		"extras.information_mask", "generate.text", "generate.text_extra_eos", "generate.compressed", "prompts.stage1_2", "stages.stage1_2",
+		"stages.stage1_2_memrows", "stages.stage2.scores", "stages.stage1.grads.total_norm", "differentiable_topk", "curves", "curves.stage1",
+	} {
+		assert.Contains(t, out.String(), "  skipped "+name+": ")
+	}
+}
+
+// A damaged file fails, by its name, and never in silence.
+func TestDamagedFolder(t *testing.T) {
+	for _, file := range []string{"golden.json", "golden.safetensors", "base/model.safetensors", "base/tokenizer.json", "clara/adapters.pth", "clara/config.json", "data/end_to_end_data.jsonl"} {
+		t.Run(file, func(t *testing.T) {
+			dir := copied(t, filepath.Dir(folders(t)[0]), nil)
+			path := filepath.Join(dir, filepath.FromSlash(file))
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			require.NoError(t, os.Truncate(path, info.Size()/2))
+			r, err := golden.Verify(context.Background(), dir)
+			if err != nil {
+				r = golden.Unreadable(dir, err)
+			}
+			var out bytes.Buffer
+			r.Print(&out, false)
+			assert.False(t, r.OK())
+			assert.Contains(t, out.String(), filepath.Base(file))
+			assert.NotContains(t, out.String(), "panic")
 		})
 	}
 }
