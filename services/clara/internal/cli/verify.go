@@ -65,6 +65,9 @@ func (v *Verify) show(e *Env, r *verify.Report, bad int) {
 	}
 	fmt.Fprintln(e.Out, r.Dir)
 	table(e.Out, []string{"RESULT", "FIGURE", "KIND", "COMPARED", "DIFFERENCE", "TOLERANCE", "NOTE"}, rows)
+	for _, l := range r.Lacking {
+		fmt.Fprintf(e.Out, "skipped, the folder does not hold it: %s\n", l)
+	}
 	for _, l := range r.Left {
 		fmt.Fprintf(e.Out, "left to clara-train verify: %s\n", l)
 	}
