@@ -112,17 +112,24 @@ func (a *Ask) answer(ctx context.Context, e *Env, client generatorv1connect.Gene
 	var retrieved *generatorv1.Retrieved
 	for stream.Receive() {
 		msg := stream.Msg()
-		began = began || e.JSON || msg.GetRetrieved() == nil
-		if e.JSON {
+		if !began && msg.GetRetrieved() == nil {
+			began = true
+			if e.JSON && retrieved != nil { // held back until now, as a busy suite is asked again from the beginning
+				if err := e.print(nil, &generatorv1.AnswerResponse{Part: &generatorv1.AnswerResponse_Retrieved{Retrieved: retrieved}}); err != nil {
+					return true, err
+				}
+			}
+		}
+		if e.JSON && began {
 			if err := e.print(nil, msg); err != nil {
-				return began, err
+				return true, err
 			}
 			continue
 		}
 		switch part := msg.Part.(type) {
 		case *generatorv1.AnswerResponse_Retrieved:
 			retrieved = part.Retrieved
-			if retrieved.Note != "" {
+			if retrieved.Note != "" && !e.JSON {
 				fmt.Fprintf(e.Err, "(%s)\n", retrieved.Note)
 			}
 		case *generatorv1.AnswerResponse_Piece:
