@@ -1,6 +1,7 @@
 package trainplan_test
 
 import (
+	"path/filepath"
 	"bytes"
 	"encoding/json"
 	"testing"
@@ -107,6 +108,34 @@ func TestPresetAndEnvironment(t *testing.T) {
 	assert.Equal(t, "int4", p.Quantization)
 	_, err = trainplan.Preset("qwen4", trainplan.Stage1)
 	require.ErrorContains(t, err, "qwen3")
+}
+
+// The variables that scripts of the reference read, alone and beside those that go before them.
+func TestEnvironment(t *testing.T) {
+	for _, c := range []struct {
+		name, stage string
+		env, want   map[string]string
+	}{
+		{"nothing", trainplan.Stage1, nil, map[string]string{}},
+		{"model, data, target", trainplan.Stage12, map[string]string{"MODEL_PATH": "/m", "DATA_ROOT": "/d", "SAVE_PATH": "/s", "PRETRAIN_CHECKPOINT": "/p", "NUM_GPUS": "2"},
+			map[string]string{"pretrain": "/m", "dataset": "/d", "save_path": "/s", "pretrain_checkpoint": "/p", "world_size": "2"}},
+		{"both names", trainplan.Stage12, map[string]string{"DATA_PATH": "/d", "DATA_ROOT": "/not", "PRETRAIN_CHECKPOINT": "/p", "PRETRAIN_CKPT": "/not"},
+			map[string]string{"dataset": "/d", "pretrain_checkpoint": "/p"}},
+		{"a target before its folder", trainplan.Stage2, map[string]string{"SAVE_PATH": "/s", "CHECKPOINT_ROOT": "/c", "PROJECT_ROOT": "/r"}, map[string]string{"save_path": "/s"}},
+		{"its folder before the project", trainplan.Stage2, map[string]string{"CHECKPOINT_ROOT": "/c", "PROJECT_ROOT": "/r"}, map[string]string{"save_path": "/c/clara_stage3"}},
+		{"the project", trainplan.Stage12, map[string]string{"PROJECT_ROOT": "/r"}, map[string]string{"save_path": "/r/checkpoints/clara_stage2"}},
+		{"the project, all stages", trainplan.All, map[string]string{"PROJECT_ROOT": "/r"}, map[string]string{"save_path": "/r/checkpoints"}},
+		{"names of others", trainplan.Stage1, map[string]string{"WANDB_API_KEY": "k", "STAGE": "x"}, map[string]string{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := map[string]string{}
+			for _, s := range trainplan.FromEnvironment(func(k string) string { return c.env[k] }, c.stage) {
+				got[s.Name] = filepath.ToSlash(s.Value)
+				assert.Contains(t, s.Source, "environment ")
+			}
+			assert.Equal(t, c.want, got)
+		})
+	}
 }
 
 func TestChain(t *testing.T) {
