@@ -1,9 +1,9 @@
 package trainplan_test
 
 import (
-	"path/filepath"
 	"bytes"
 	"encoding/json"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
