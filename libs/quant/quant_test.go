@@ -1,7 +1,9 @@
 package quant_test
 
 import (
+	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -144,4 +146,74 @@ func ExampleRound() {
 	m, ok := quant.Round(values, 1, 32, 8)
 	fmt.Println(ok, m.Codes[:3])
 	// Output: true [1 192 128]
+}
+
+// TestRoundWith: on inputs that go together, rounding that knows them loses much less of the product than rounding to the
+// nearest, and on inputs that do not, it is rounding to the nearest.
+func TestRoundWith(t *testing.T) {
+	const out, in, samples = 40, 160, 600
+	r := rand.New(rand.NewPCG(3, 4))
+	values, mix := make([]float32, out*in), make([]float32, in*in)
+	for i := range values {
+		values[i] = float32(r.NormFloat64())
+	}
+	for i := range mix {
+		mix[i] = float32(r.NormFloat64()) * float32(math.Exp(-float64(i/in)/20)) // few directions matter
+	}
+	inputs := make([][]float32, samples)
+	gram := make([]float32, in*in)
+	for s := range inputs {
+		x := make([]float32, in)
+		for k := range in {
+			z := float32(r.NormFloat64())
+			for j := range in {
+				x[j] += z * mix[k*in+j]
+			}
+		}
+		inputs[s] = x
+		for i := range in {
+			for j := range in {
+				gram[i*in+j] += x[i] * x[j]
+			}
+		}
+	}
+	lost := func(m quant.Matrix) (sum float64) {
+		row := make([]float32, in)
+		for n := range out {
+			m.Row(row, n)
+			for _, x := range inputs {
+				d := 0.0
+				for k := range in {
+					d += float64(x[k]) * float64(row[k]-values[n*in+k])
+				}
+				sum += d * d
+			}
+		}
+		return sum
+	}
+	near, ok := quant.Round(values, out, in, 4)
+	require.True(t, ok)
+	known, ok, err := quant.RoundWith(t.Context(), values, out, in, gram)
+	require.NoError(t, err)
+	require.True(t, ok)
+	assert.Equal(t, near.Format, known.Format)
+	assert.Less(t, lost(known), 0.4*lost(near))
+
+	for i := range gram {
+		gram[i] = 0
+	}
+	for i := range in {
+		gram[i*in+i] = 2
+	}
+	apart, _, err := quant.RoundWith(t.Context(), values, out, in, gram)
+	require.NoError(t, err)
+	assert.Equal(t, near.Codes, apart.Codes)
+	assert.Equal(t, near.Scale, apart.Scale)
+
+	_, ok, _ = quant.RoundWith(t.Context(), values[:out*48], out, 48, gram[:48*48])
+	assert.False(t, ok, "48 is no multiple of 32")
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	_, _, err = quant.RoundWith(ctx, values, out, in, gram)
+	assert.ErrorIs(t, err, context.Canceled)
 }
