@@ -100,7 +100,8 @@ test-slow: deps ## what takes long: 5,000 pages, 200 MB of text, memory over 10,
 # other engines installed, to be measured beside ours (scripts/bench-peers.py).
 PRECISIONS ?= fp32 int8 int4
 BENCH_GGUF := $(or $(CLARA_BENCH_MODEL),$(CLARA_CACHE)/models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf)
-peers = @if [ -n "$$CLARA_PEERS_PYTHON" ]; then timeout 280 "$$CLARA_PEERS_PYTHON" scripts/bench-peers.py $(1) $(BENCH_GGUF); \
+# peers measures what $(1) says in precisions $(2), the engine among them.
+peers = @if [ -n "$$CLARA_PEERS_PYTHON" ]; then "$$CLARA_PEERS_PYTHON" scripts/bench-peers.py $(1) $(BENCH_GGUF) $(2); \
 	  else echo "NOT RUN: peers; set CLARA_PEERS_PYTHON to a Python with llama-cpp-python, transformers or onnxruntime-genai"; fi
 .PHONY: bench-index bench-events bench-compress bench-generate bench-ttft bench-load bench-tokenizer bench-extract bench-train
 bench-train: deps ## training, beside a PyTorch + peft loop of the same steps where CLARA_PEER_PYTHON names its Python
@@ -115,12 +116,12 @@ bench-events: ## synced events a second, one by one and batched; from an event t
 bench-compress: deps ## passages compressed a second, beside the machine's multiply-add and GEMM rates, by RPC, and beside peers
 	go test -timeout 4m -run '^$$' -bench '^BenchmarkCompress' -benchtime 3x ./libs/infer
 	go test -timeout 4m -run '^$$' -bench '^BenchmarkCompressRPC' -benchtime 5x ./services/clara/internal/asktest
-	$(call peers,compress)
+	$(call peers,compress,fp32)
 bench-generate: deps ## tokens a second of one stream and eight, in each precision, what the suite adds, and beside peers
 	@for p in $(PRECISIONS); do echo "== $$p"; \
 	  CLARA_BENCH_PRECISION=all=$$p go test -timeout 5m -run '^$$' -bench '^BenchmarkGenerate' -benchtime 2x ./libs/infer || exit 1; done
 	go test -timeout 8m -run '^$$' -bench '^BenchmarkOverhead' -benchtime 1x ./services/clara/internal/asktest
-	$(call peers,generate)
+	$(call peers,generate,$(PRECISIONS))
 bench-ttft: deps ## time to the first token from memories and from the same passages as text
 	go test -timeout 8m -run '^$$' -bench '^BenchmarkTTFT' -benchtime 3x ./services/clara/internal/asktest
 bench-load: deps ## 200 clients at twice what the machine can do, CLARA_BENCH_LOAD=5m long

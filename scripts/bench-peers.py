@@ -1,125 +1,198 @@
 #!/usr/bin/env python3
-"""Measures other engines on the same model, threads and shapes as make bench-compress and make bench-generate.
+"""Measures the engine and others side by side: same files, same threads, same shapes, one after the other, and the ratios.
 
-usage: bench-peers.py compress|generate MODEL.gguf
+usage: bench-peers.py compress|generate MODEL.gguf [PRECISION...]
 
-Run by a Python that has the peers; make runs it with CLARA_PEERS_PYTHON. What is not installed is named as not measured.
-  llama-cpp-python    makes F32, Q8_0 and Q4_0 of the file
-  transformers, torch float32, from the GGUF file (needs the gguf package)
-  onnxruntime-genai   where CLARA_PEERS_GENAI is a model folder of its builder, or several with a colon between
-CLARA_BENCH_THREADS sets the threads; 0 or unset: one for each core. Each shape is bounded to about ten seconds.
+A precision is fp32, int8 or int4 (all three if none is named; compress: fp32): MODEL.gguf is written as F32, Q8_0 or Q4_0,
+and that file is what the engine (the benchmarks of libs/infer) and llama.cpp run. Run by a Python that has the peers;
+make runs it with CLARA_PEERS_PYTHON. What is not installed, or does not have a precision, is named as not measured.
+  llama-cpp-python    converts the file too: nothing is measured without it
+  transformers        fp32, from the F32 file (needs the packages gguf and accelerate)
+  onnxruntime-genai   where CLARA_PEERS_GENAI is a folder with models of its builder named fp32, int8, int4
+CLARA_BENCH_THREADS sets the threads; 0 or unset: one for each core. CLARA_BENCH_SECONDS bounds each shape (10).
 
-Prefill: passages of 272 tokens, four of them as a batch where the peer batches. Decode: tokens a second of
-1 and of 8 streams after prompts of 256 tokens; the prompts are not counted.
+compress: passages of 272 tokens; four of them as a batch where the peer batches. The engine's have an adapter on, and end as
+memories; the others run the bare model, without its head where they can leave it off.
+generate: 256 tokens in, 64 out, 1 and 8 streams. "decode" counts the steps alone, in which all streams take part,
+"in all" the prompts too.
 """
 import os
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 
-PASSAGE, PROMPT, ANSWER, SECONDS = 272, 256, 32, 10
+PASSAGE, PROMPT, ANSWER = 272, 256, 64
+SECONDS = float(os.environ.get("CLARA_BENCH_SECONDS") or 10)
 THREADS = int(os.environ.get("CLARA_BENCH_THREADS") or 0) or os.cpu_count()
+FILES = {"fp32": "F32", "int8": "Q8_0", "int4": "Q4_0"}
+OURS = "engine"
+
+rates = {}  # of (what, engine): tokens a second
 
 
-def report(engine, precision, what, rates, unit="tokens/s"):
-    print(f"{engine:22s} {precision:6s} {what:16s} {statistics.median(rates):9.1f} {unit}  (best {max(rates):.1f}, {len(rates)} runs)", flush=True)
+def report(engine, what, runs):
+    rates[what, engine] = statistics.median(runs)
+    print(f"  {engine:20s} {what:22s} {rates[what, engine]:9.1f} tokens/s  (best {max(runs):.1f}, {len(runs)} runs)", flush=True)
 
 
-def measure(run, tokens):
-    """Rates of run, which returns seconds, for SECONDS but at least twice, after one that warms up."""
-    run()
-    rates, end = [], time.monotonic() + SECONDS
-    while len(rates) < 2 or (time.monotonic() < end and len(rates) < 20):
-        rates.append(tokens / run())
-    return rates
+def missing(engine, why):
+    print(f"  {engine:20s} NOT MEASURED: {why}", flush=True)
+
+
+def ratios(precision):
+    for what in dict.fromkeys(w for w, _ in rates):
+        ours = rates.get((what, OURS))
+        others = {e: r for (w, e), r in rates.items() if w == what and e != OURS}
+        if ours and others:
+            print(f"  {precision} {what}: the engine is " + ", ".join(f"{ours / r:.2f} x {e}" for e, r in others.items()), flush=True)
+    rates.clear()
+
+
+def measure(run, warm):
+    """What run returns, a tuple of rates, for SECONDS but at least twice, after one that warms up if warm; as lists."""
+    if warm:
+        run()
+    runs, end = [], time.monotonic() + SECONDS
+    while len(runs) < 2 or (time.monotonic() < end and len(runs) < 20):
+        runs.append(run())
+    return zip(*runs)
 
 
 def ids(n, seed, vocab):
     return [3 + (seed * 7919 + i * 104729) % (vocab - 3) for i in range(n)]
 
 
-def llama(what, path):
+def prompts(streams, seed, vocab):
+    """Prompts of their own at every call: nothing is to be had from an earlier one."""
+    return [ids(PROMPT, 100 * seed + s, vocab) for s in range(streams)]
+
+
+def decoding(engine, streams, run):
+    """run(i) makes the answers to prompts(streams, i) and returns the seconds of the prompts and of the steps."""
+    turn = iter(range(1000))
+
+    def one():
+        first, rest = run(next(turn))
+        return streams * (ANSWER - 1) / rest, streams * ANSWER / (first + rest)
+
+    decode, whole = measure(one, streams == 1)
+    report(engine, f"decode, {streams} streams", decode)
+    report(engine, f"in all, {streams} streams", whole)
+
+
+def ours(what, precision, file):
+    name, pick = ("Compress$", "tokens/s") if what == "compress" else ("Generate/adapter=false", "decode-tokens/s")
+    test = ["go", "test", "-run", "^$", "-bench", "^Benchmark" + name, "-benchtime", "2x" if what == "generate" else "3x", "./libs/infer"]
+    env = dict(os.environ, CLARA_BENCH_MODEL=file, CLARA_BENCH_PRECISION="all=" + precision, CLARA_BENCH_THREADS=str(THREADS))
+    out = subprocess.run(test, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    if out.returncode != 0:
+        print(out.stdout)
+        raise RuntimeError("the benchmark failed")
+    for line in out.stdout.splitlines():
+        found = {unit: float(x) for x, unit in re.findall(r"([\d.e+]+) (\S+)", line)}
+        if pick not in found:
+            continue
+        if what == "compress":
+            report(OURS, "prefill 4x272", [found[pick]])
+            print("    " + ", ".join(f"{v:g} {u}" for u, v in found.items() if "FMA" in u or "GEMM" in u))
+            continue
+        streams = re.search(r"streams=(\d+)", line).group(1)
+        report(OURS, f"decode, {streams} streams", [found[pick]])
+        report(OURS, f"in all, {streams} streams", [found["tokens/s-in-all"]])
+
+
+def llama(what, precision, file):
+    import llama_cpp as ll
+
+    model = ll.llama_model_load_from_file(file.encode(), ll.llama_model_default_params())
+    vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model))
+
+    def context(streams):
+        c = ll.llama_context_default_params()
+        c.n_ctx, c.n_batch, c.n_ubatch, c.n_seq_max = streams * 512, 2048, 512, streams
+        c.n_threads = c.n_threads_batch = THREADS
+        return ll.llama_init_from_model(model, c)
+
+    def feed(ctx, rows, at):
+        """Runs rows of tokens, one for each sequence, from position at, and returns the token that each row is followed by."""
+        n = sum(len(r) for r in rows)
+        b = ll.llama_batch_init(n, 0, 1)
+        k, last = 0, []
+        for s, row in enumerate(rows):
+            for i, t in enumerate(row):
+                b.token[k], b.pos[k], b.n_seq_id[k], b.logits[k] = t, at + i, 1, int(i == len(row) - 1)
+                b.seq_id[k][0] = s
+                k += 1
+            last.append(k - 1)
+        b.n_tokens = n
+        if ll.llama_decode(ctx, b) != 0:
+            raise RuntimeError("llama_decode failed")
+        ll.llama_synchronize(ctx)
+        next_ = [ll.llama_sampler_sample(greedy, ctx, k) for k in last]
+        ll.llama_batch_free(b)
+        return next_
+
+    greedy = ll.llama_sampler_init_greedy()
+    if what == "compress":
+        ctx = context(4)
+
+        def prefill():
+            ll.llama_memory_clear(ll.llama_get_memory(ctx), True)
+            start = time.monotonic()
+            feed(ctx, [ids(PASSAGE, s, vocab) for s in range(4)], 0)
+            return (4 * PASSAGE / (time.monotonic() - start),)
+
+        report("llama.cpp", "prefill 4x272", *measure(prefill, True))
+        ll.llama_free(ctx)
+    else:
+        for streams in (1, 8):
+            ctx = context(streams)
+
+            def decode(turn):
+                ll.llama_memory_clear(ll.llama_get_memory(ctx), True)
+                start = time.monotonic()
+                tokens = feed(ctx, prompts(streams, turn, vocab), 0)
+                middle = time.monotonic()
+                for i in range(ANSWER - 1):
+                    tokens = feed(ctx, [[t] for t in tokens], PROMPT + i)
+                return middle - start, time.monotonic() - middle
+
+            decoding("llama.cpp", streams, decode)
+            ll.llama_free(ctx)
+    ll.llama_sampler_free(greedy)
+    ll.llama_model_free(model)
+
+
+def convert(model, kind, to):
     import ctypes
 
     import llama_cpp as ll
-
-    ll.llama_backend_init()
 
     @ll.llama_log_callback
     def quiet(level, text, data):
         pass
 
+    convert.quiet = quiet  # the library keeps no reference to it
+    ll.llama_backend_init()
     ll.llama_log_set(quiet, ctypes.c_void_p(0))
-    with tempfile.TemporaryDirectory() as tmp:
-        kinds = [("F32", ll.LLAMA_FTYPE_ALL_F32), ("Q8_0", ll.LLAMA_FTYPE_MOSTLY_Q8_0), ("Q4_0", ll.LLAMA_FTYPE_MOSTLY_Q4_0)]
-        for name, ftype in kinds if what == "generate" else kinds[:1]:
-            file = os.path.join(tmp, name + ".gguf")
-            p = ll.llama_model_quantize_default_params()
-            p.ftype, p.allow_requantize, p.nthread = ftype, True, THREADS
-            if ll.llama_model_quantize(path.encode(), file.encode(), ctypes.byref(p)) != 0:
-                print(f"llama.cpp {name}: NOT MEASURED: the file could not be converted")
-                continue
-            model = ll.llama_model_load_from_file(file.encode(), ll.llama_model_default_params())
-            vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model))
-
-            def context(streams):
-                c = ll.llama_context_default_params()
-                c.n_ctx, c.n_batch, c.n_ubatch, c.n_seq_max = 8 * 1024, 2048, 512, max(streams, 4)
-                c.n_threads = c.n_threads_batch = THREADS
-                return ll.llama_init_from_model(model, c)
-
-            def feed(ctx, rows, at, every):
-                """Runs rows of tokens, one for each sequence, from position at; logits of the last or of every row's last."""
-                n = sum(len(r) for r in rows)
-                b = ll.llama_batch_init(n, 0, 1)
-                k = 0
-                for s, row in enumerate(rows):
-                    for i, t in enumerate(row):
-                        b.token[k], b.pos[k], b.n_seq_id[k], b.logits[k] = t, at + i, 1, int(every and i == len(row) - 1)
-                        b.seq_id[k][0] = s
-                        k += 1
-                b.n_tokens, b.logits[n - 1] = n, 1
-                start = time.monotonic()
-                if ll.llama_decode(ctx, b) != 0:
-                    raise RuntimeError("llama_decode failed")
-                ll.llama_synchronize(ctx)
-                took = time.monotonic() - start
-                ll.llama_batch_free(b)
-                return took
-
-            def clear(ctx):
-                ll.llama_memory_clear(ll.llama_get_memory(ctx), True)
-
-            if what == "compress":
-                ctx = context(4)
-
-                def prefill():
-                    clear(ctx)
-                    return feed(ctx, [ids(PASSAGE, s, vocab) for s in range(4)], 0, False)
-
-                report("llama.cpp", name, "prefill 4x272", measure(prefill, 4 * PASSAGE))
-                ll.llama_free(ctx)
-            else:
-                for streams in (1, 8):
-                    ctx = context(streams)
-
-                    def decode():
-                        clear(ctx)
-                        feed(ctx, [ids(PROMPT, s, vocab) for s in range(streams)], 0, False)
-                        return sum(feed(ctx, [[5 + i + s] for s in range(streams)], PROMPT + i, True) for i in range(ANSWER))
-
-                    report("llama.cpp", name, f"decode {streams} streams", measure(decode, streams * ANSWER))
-                    ll.llama_free(ctx)
-            ll.llama_model_free(model)
+    p = ll.llama_model_quantize_default_params()
+    p.ftype = {"F32": ll.LLAMA_FTYPE_ALL_F32, "Q8_0": ll.LLAMA_FTYPE_MOSTLY_Q8_0, "Q4_0": ll.LLAMA_FTYPE_MOSTLY_Q4_0}[kind]
+    p.allow_requantize, p.nthread = True, THREADS
+    if ll.llama_model_quantize(model.encode(), to.encode(), ctypes.byref(p)) != 0:
+        raise RuntimeError(f"{model} could not be written as {kind}")
 
 
-def transformers(what, path):
+def transformers(what, precision, file):
+    if precision != "fp32":
+        return
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(THREADS)
-    model = AutoModelForCausalLM.from_pretrained(os.path.dirname(path), gguf_file=os.path.basename(path), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(os.path.dirname(file), gguf_file=os.path.basename(file), dtype=torch.float32)
     model.eval()
     vocab = model.config.vocab_size
     with torch.inference_mode():
@@ -129,80 +202,88 @@ def transformers(what, path):
             def prefill():
                 start = time.monotonic()
                 model.model(x, use_cache=False)
-                return time.monotonic() - start
+                return (4 * PASSAGE / (time.monotonic() - start),)
 
-            report("transformers", "fp32", "prefill 4x272", measure(prefill, 4 * PASSAGE))
+            report("transformers", "prefill 4x272", *measure(prefill, True))
             return
         for streams in (1, 8):
-            x = torch.tensor([ids(PROMPT, s, vocab) for s in range(streams)])
 
-            def decode():
-                out = model(x, use_cache=True, logits_to_keep=1)
-                next_, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+            def decode(turn):
                 start = time.monotonic()
-                for _ in range(ANSWER):
-                    out = model(next_, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                    next_, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
-                return time.monotonic() - start
+                out = model(torch.tensor(prompts(streams, turn, vocab)), use_cache=True, logits_to_keep=1)
+                tokens, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+                middle = time.monotonic()
+                for _ in range(ANSWER - 1):
+                    out = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                    tokens, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+                return middle - start, time.monotonic() - middle
 
-            report("transformers", "fp32", f"decode {streams} streams", measure(decode, streams * ANSWER))
+            decoding("transformers", streams, decode)
 
 
-def genai(what, folder):
+def genai(what, precision, file):
+    folders = os.environ.get("CLARA_PEERS_GENAI")
+    if not folders:
+        return missing("onnxruntime-genai", "set CLARA_PEERS_GENAI to a folder with models of its builder")
+    folder = os.path.join(folders, precision)
+    if not os.path.isdir(folder):
+        return missing("onnxruntime-genai", f"{folders} has no {precision}")
+    import numpy as np
     import onnxruntime_genai as og
 
     config = og.Config(folder)
     config.overlay('{"model": {"decoder": {"session_options": {"intra_op_num_threads": %d}}}}' % THREADS)
     model = og.Model(config)
-    name = os.path.basename(folder.rstrip("/"))
+    vocab = 40000
 
-    def generator(streams, length):
+    def generator(rows, more):
+        length = len(rows[0]) + more + 1
         p = og.GeneratorParams(model)
-        p.set_search_options(batch_size=streams, max_length=length + ANSWER + 2, min_length=length + ANSWER + 2, do_sample=False)
-        return og.Generator(model, p)
-
-    import numpy as np
-
-    def tokens(streams, length):
-        return np.array([ids(length, s, 40000) for s in range(streams)], dtype=np.int32)
+        p.set_search_options(batch_size=len(rows), max_length=length, min_length=length, do_sample=False)
+        g = og.Generator(model, p)
+        start = time.monotonic()
+        g.append_tokens(np.array(rows, dtype=np.int32))
+        g.generate_next_token()
+        return g, time.monotonic() - start
 
     if what == "compress":
-        def prefill():
-            g = generator(4, PASSAGE)
-            start = time.monotonic()
-            g.append_tokens(tokens(4, PASSAGE))
-            return time.monotonic() - start
-
-        report("onnxruntime-genai", name[:6], "prefill 4x272", measure(prefill, 4 * PASSAGE))
+        report("onnxruntime-genai", "prefill 4x272", *measure(lambda: (4 * PASSAGE / generator([ids(PASSAGE, s, vocab) for s in range(4)], 1)[1],), True))
         return
     for streams in (1, 8):
-        def decode():
-            g = generator(streams, PROMPT)
-            g.append_tokens(tokens(streams, PROMPT))
-            g.generate_next_token()
-            start = time.monotonic()
-            for _ in range(ANSWER):
-                g.generate_next_token()
-            return time.monotonic() - start
 
-        report("onnxruntime-genai", name[:6], f"decode {streams} streams", measure(decode, streams * ANSWER))
+        def decode(turn):
+            g, first = generator(prompts(streams, turn, vocab), ANSWER)
+            middle = time.monotonic()
+            for _ in range(ANSWER - 1):
+                g.generate_next_token()
+            return first, time.monotonic() - middle
+
+        decoding("onnxruntime-genai", streams, decode)
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in ("compress", "generate"):
+    if len(sys.argv) < 3 or sys.argv[1] not in ("compress", "generate") or not set(sys.argv[3:]) <= set(FILES):
         sys.exit(__doc__)
-    what, path = sys.argv[1:]
-    print(f"peers, {THREADS} threads, {os.path.basename(path)}", flush=True)
-    folders = [f for f in os.environ.get("CLARA_PEERS_GENAI", "").split(":") if f]
-    todo = [("llama-cpp-python", llama, path), ("transformers", transformers, path)]
-    todo += [("onnxruntime-genai", genai, f) for f in folders]
-    if not folders:
-        print("onnxruntime-genai      NOT MEASURED: set CLARA_PEERS_GENAI to a model folder of its builder")
-    for name, run, model in todo:
-        try:
-            run(what, model)
-        except Exception as e:  # one peer that fails must not hide the others
-            print(f"{name:22s} NOT MEASURED: {type(e).__name__}: {e}", flush=True)
+    what, model = sys.argv[1:3]
+    precisions = sys.argv[3:] or (list(FILES) if what == "generate" else ["fp32"])
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in precisions:
+            file = os.path.join(folder, FILES[precision] + ".gguf")
+            print(f"{what}, {precision}: {os.path.basename(model)} as {FILES[precision]}, {THREADS} threads", flush=True)
+            try:
+                convert(model, FILES[precision], file)
+            except Exception as e:
+                sys.exit(f"llama-cpp-python, which writes the file that all run: {type(e).__name__}: {e}")
+            for name, run in ((OURS, ours), ("llama.cpp", llama), ("onnxruntime-genai", genai), ("transformers", transformers)):
+                try:
+                    run(what, precision, file)
+                except Exception as e:  # one that fails must not hide the others
+                    missing(name, f"{type(e).__name__}: {e}")
+                    failed |= name == OURS
+            ratios(precision)
+            os.remove(file)
+    sys.exit(int(failed))
 
 
 main()
