@@ -205,7 +205,7 @@ type generated struct {
 	IDs         [][]int64  `json:"ids"`
 	Margin      float64    `json:"min_margin"`
 	Steps       int        `json:"steps"`
-	Lengths     []int      `json:"prompt_lengths" golden:"some"`
+	Lengths     []int      `json:"prompt_lengths"`
 	Questions   []string   `json:"questions" golden:"some"`
 	Documents   [][]string `json:"documents" golden:"some"`
 	Instruction int        `json:"paraphrase_instruction_index" golden:"some"`
