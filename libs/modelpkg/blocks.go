@@ -167,6 +167,11 @@ func (im *importer) stack(name string, out, in, bits int) (s stack, ok bool, err
 
 // matrix makes a stack's blocks.
 func (im *importer) matrix(s stack) (quant.Matrix, error) {
+	for _, f := range im.rounded {
+		if m, ok := blocksIn(f, s.name, s.in); ok && s.round == 4 {
+			return m, nil
+		}
+	}
 	parts := make([]quant.Matrix, len(s.weights))
 	for i, name := range s.weights {
 		ok := false
@@ -243,16 +248,26 @@ func (im *importer) writeBlocks(p Precision) error {
 			}
 			last, lastName = m, s.name
 		}
-		rows, groups := s.Rows(s.out), s.in/s.Group
-		switch name[dot:] {
-		case scaleSuffix:
-			return tensor.FromFloat32(name, tensor.Shape{rows, groups}, last.Scale), nil
-		case shiftSuffix:
-			return tensor.FromFloat32(name, tensor.Shape{s.out, groups}, last.Shift), nil
-		}
-		return tensor.View{Name: name, DType: tensor.U8, Shape: tensor.Shape{rows, groups, s.Group * s.Bits / 8}, Data: last.Codes}, nil
+		return blockTensor(name, map[string]quant.Matrix{s.name: last}), nil
 	})
 }
+
+// blockTensor is one of the tensors of a matrix in blocks, by its name in a file.
+func blockTensor(name string, of map[string]quant.Matrix) tensor.View {
+	suffix := "." + lastPart(name)
+	m := of[name[:len(name)-len(suffix)]]
+	rows, groups := m.Rows(m.Out), m.In/m.Group
+	switch suffix {
+	case scaleSuffix:
+		return tensor.FromFloat32(name, tensor.Shape{rows, groups}, m.Scale)
+	case shiftSuffix:
+		return tensor.FromFloat32(name, tensor.Shape{m.Out, groups}, m.Shift)
+	}
+	return tensor.View{Name: name, DType: tensor.U8, Shape: tensor.Shape{rows, groups, m.Group * m.Bits / 8}, Data: m.Codes}
+}
+
+// lastPart is what follows the last dot.
+func lastPart(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }
 
 // packageWeights finds weights in the package for the graph of a precision.
 type packageWeights struct {

@@ -37,6 +37,11 @@ type ImportOptions struct {
 	// Precision of each role; empty ones: for a base whose matrices are in blocks (a quantised GGUF file) its blocks
 	// as they are, multiplied with float32, for others float32.
 	Precision Precisions
+	// Rounding is how floats become blocks of 4 bits: RTN, the default, or GPTQ, which needs Calibrate and Calibration, a
+	// text like those that the model will read.
+	Rounding    Rounding
+	Calibration string
+	Calibrate   func(m arch.Model, embeddings []float32, T int) Calibration
 	// Progress, if given, is told what is being done.
 	Progress func(step string)
 }
@@ -90,6 +95,8 @@ type importer struct {
 	of map[Precision][]*safetensors.File
 	// round: floats are rounded to the precision asked for.
 	round bool
+	// rounded are matrices that GPTQ has made, by file.
+	rounded []*safetensors.File
 }
 
 // read opens the checkpoint and fills in what the manifest says of both.
@@ -98,6 +105,9 @@ func (im *importer) read() error {
 	im.m = &Manifest{Format: Format, Name: im.Name, Arch: a, Vocab: a.Vocab, H: a.Hidden, Graphs: map[Precision]string{}}
 	im.of = map[Precision][]*safetensors.File{}
 	if err := im.choosePrecisions(); err != nil {
+		return err
+	}
+	if err := im.checkRounding(); err != nil {
 		return err
 	}
 	if im.m.Name == "" {
@@ -141,6 +151,7 @@ func baseName(path string) string {
 func (im *importer) write(dir string) error {
 	im.dir = dir
 	defer im.closeFiles()
+	defer im.dropRounded()
 	for _, step := range []struct {
 		name string
 		do   func() error
@@ -240,6 +251,9 @@ func (im *importer) writeEmbedding() error {
 
 // writeWeights writes the weights of each precision, floats first.
 func (im *importer) writeWeights() error {
+	if err := im.calibrate(); err != nil {
+		return err
+	}
 	for _, p := range im.Precision.list() {
 		before := len(im.files)
 		write := im.writeBlocks

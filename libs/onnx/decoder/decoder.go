@@ -93,6 +93,8 @@ type decoder struct {
 	err     error
 
 	constants map[string]graph.Value
+	given     bool // weights are inputs, see BuildBlock
+	grams     bool
 
 	lengths, longest, gather graph.Value
 	rope, localRope          tables
@@ -139,7 +141,7 @@ func (d *decoder) block(i int, r residual) residual {
 
 	x, sum := d.norm(r, name(norms[0]))
 	a := d.attention(i, d.Cast(x, d.Type))
-	if i == d.m.Layers-1 {
+	if i == d.m.Layers-1 && d.gather.Name() != "" {
 		a, sum = d.GatherRows(a, d.gather), d.GatherRows(sum, d.gather)
 	}
 	a = d.Cast(d.linear(i, "o", a, "self_attn.o_proj"), graph.Float32)
@@ -262,6 +264,9 @@ func (d *decoder) linear(i int, slot string, x graph.Value, parts ...string) gra
 		}
 	}
 	name := adapterName(i, slot)
+	if d.grams && slot != "up" { // which reads what gate reads
+		d.Output(GramOf(name), d.Gram(x))
+	}
 	y, ok := d.blocks(name, x, out, in)
 	if !ok {
 		y = d.products(i, x, layers)
@@ -375,6 +380,13 @@ func (d *decoder) weight(name string, shape ...int) graph.Value {
 func (d *decoder) weightAs(t graph.DType, name string, shape ...int) graph.Value {
 	if d.err != nil {
 		return graph.Value{}
+	}
+	if d.given {
+		dims := make([]graph.Dim, len(shape))
+		for i, n := range shape {
+			dims[i] = graph.Fixed(n)
+		}
+		return d.Input(name, graph.Float32, dims...)
 	}
 	have, dtype, at, err := d.weights.Float(name)
 	if err != nil {

@@ -61,6 +61,7 @@ func TestOps(t *testing.T) {
 		}, map[string]ort.Tensor{"x": f(1, 2, 0)(), "w": f(0, 2)()}, f(1, 2, 2)(0, 0, 0, 0)},
 		{"MatMulT", func(g G) graph.Value { return g.MatMulT(in(g, "x", 1, 3), in(g, "w", 2, 3)) },
 			map[string]ort.Tensor{"x": f(1, 3)(1, 2, 3), "w": f(2, 3)(1, 0, 2, 0, 1, 2)}, f(1, 2)(7, 8)},
+		{"Gram", func(g G) graph.Value { return g.Gram(in(g, "x", 1, 2, 2)) }, map[string]ort.Tensor{"x": f(1, 2, 2)(1, 2, 3, 4)}, f(2, 2)(10, 14, 14, 20)},
 		{"GroupSum", func(g G) graph.Value { return g.GroupSum(in(g, "x", 1, 2, 4), 2) },
 			map[string]ort.Tensor{"x": f(1, 2, 4)(1, 2, 3, 4, 5, 6, 7, 8)}, f(1, 2, 2)(3, 7, 11, 15)},
 		{"Add bias", func(g G) graph.Value { return g.Add(in(g, "x", 2, 3), in(g, "y", 3)) },

@@ -44,6 +44,19 @@ func (b *Builder) MatMulT(x, w Value) Value {
 	return b.emit(microsoft, "FusedMatMul", []Value{x, w}, x.dtype, shape, attr{"transB", 1})
 }
 
+// Gram (com.microsoft FusedMatMul with transA): x [.., K] -> x^T x [K, K], summed over all rows of x.
+func (b *Builder) Gram(x Value) Value {
+	if b.err != nil {
+		return Value{}
+	}
+	if len(x.shape) < 2 || x.shape[len(x.shape)-1].Name != "" || !isFloat(x.dtype) {
+		return b.fault("Gram", "takes floats [.., K], not %s", x)
+	}
+	K := x.shape[len(x.shape)-1]
+	rows := b.Reshape(x, []int64{-1, K.Size}, Named("rows of "+x.name), K)
+	return b.emit(microsoft, "FusedMatMul", []Value{rows, rows}, x.dtype, []Dim{K, K}, attr{"transA", 1})
+}
+
 // MatMulBlocks (com.microsoft MatMulNBits): x [.., K] x w -> [.., N], where w [N, K] is held as codes of bits each in
 // groups along K: codes u8 [N, K/group, group*bits/8], scale [N, K/group], w = scale * (code - 2^(bits-1)). int8 rounds
 // each group of x to 8 bits first, which processors multiply several times faster; else x stays as it is.
