@@ -4,13 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"sort"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/clara-suite/clara/libs/clara"
 	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 	modelv1 "github.com/clara-suite/clara/proto/gen/clara/model/v1"
@@ -578,7 +581,9 @@ type ModelsImport struct {
 	Name         string `help:"Name of the package; default: from the source."`
 	BaseOverride string `name:"base" help:"Base to use instead of the checkpoint's decoder_model_name." placeholder:"BASE"`
 	CompressRate int32  `help:"Must agree with the checkpoint's."`
-	Precision    string `help:"fp32, int8, int4, int8-f32 or int4-f32, which is the generator's, or by role: encoder=fp32,reasoner=fp32,generator=int4, all=int4-f32. Default: a quantised GGUF's own blocks, exactly, else fp32." placeholder:"PRECISION"`
+	Precision    string `help:"fp32, int8, int4, int8-f32 or int4-f32 (bf16 or fp16 with CUDA), which is the generator's, or by role: encoder=fp32,reasoner=fp32,generator=int4, all=int4-f32. Default: a quantised GGUF's own blocks, exactly, else fp32." placeholder:"PRECISION"`
+	Quantize     string `help:"How floats become blocks of 4 bits: rtn, each to the nearest, or gptq, by what the model meets in a text; takes minutes." enum:"rtn,gptq" default:"rtn"`
+	Calibrate    string `help:"With --quantize gptq: text like what the model will read, of which 256 KiB are taken; default: texts of several kinds." placeholder:"FILE" type:"existingfile"`
 	Activate     bool   `help:"Activate it as well."`
 	Detach       bool   `help:"Do not wait for the job."`
 }
@@ -589,7 +594,36 @@ func (m *ModelsImport) Run(ctx context.Context, e *Env) error {
 	if m.BaseOverride != "" {
 		base = m.BaseOverride
 	}
-	return e.importModel(ctx, &modelv1.ImportModelRequest{Model: m.Name, Base: absolute(base), Checkpoint: absolute(m.Checkpoint), Activate: m.Activate, CompressRate: m.CompressRate, Precision: m.Precision}, m.Detach)
+	text, err := m.calibration()
+	if err != nil {
+		return err
+	}
+	return e.importModel(ctx, &modelv1.ImportModelRequest{Model: m.Name, Base: absolute(base), Checkpoint: absolute(m.Checkpoint), Activate: m.Activate, CompressRate: m.CompressRate,
+		Precision: m.Precision, Rounding: m.Quantize, Calibration: text}, m.Detach)
+}
+
+// calibration reads as much of the calibration text as is taken, up to a whole character.
+func (m *ModelsImport) calibration() (string, error) {
+	if m.Calibrate == "" {
+		return "", nil
+	}
+	if m.Quantize != "gptq" {
+		return "", clara.Errorf(clara.Invalid, "--calibrate is for --quantize gptq")
+	}
+	f, err := os.Open(m.Calibrate)
+	if err != nil {
+		return "", clara.Errorf(clara.NotFound, "open calibration text: %w", err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, 256<<10))
+	if err != nil {
+		return "", clara.Errorf(clara.Unavailable, "read calibration text: %w", err)
+	}
+	text := strings.ToValidUTF8(string(raw), "")
+	if len(text) < len(raw)-utf8.UTFMax { // the last character may be cut
+		return "", clara.Errorf(clara.Invalid, "calibration text %s is not UTF-8", m.Calibrate)
+	}
+	return text, nil
 }
 
 func (e *Env) importModel(ctx context.Context, req *modelv1.ImportModelRequest, detach bool) error {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -20,6 +21,8 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/events"
 	"github.com/clara-suite/clara/libs/events/job"
+	"github.com/clara-suite/clara/libs/infer/calibrate"
+	"github.com/clara-suite/clara/libs/infer/ort"
 	"github.com/clara-suite/clara/libs/modelpkg"
 	"github.com/clara-suite/clara/libs/modelstore"
 	eventv1 "github.com/clara-suite/clara/proto/gen/clara/event/v1"
@@ -102,6 +105,9 @@ func (r *Registry) Close(ctx context.Context) error {
 	}
 }
 
+// maxCalibration keeps a request within what a job's record may hold.
+const maxCalibration = 256 << 10
+
 // ImportModel starts to make a package and returns the job.
 func (r *Registry) ImportModel(ctx context.Context, req *modelv1.ImportModelRequest) (*jobv1.Job, error) {
 	if req.Base == "" && req.Checkpoint == "" {
@@ -109,6 +115,15 @@ func (r *Registry) ImportModel(ctx context.Context, req *modelv1.ImportModelRequ
 	}
 	if req.CompressRate < 0 || req.CompressRate > 0 && req.Checkpoint == "" {
 		return nil, clara.Errorf(clara.Invalid, "import model: compress_rate %d: it is a checkpoint's, and at least 1", req.CompressRate)
+	}
+	if _, err := modelpkg.ParsePrecisions(req.Precision); err != nil {
+		return nil, err
+	}
+	if _, err := modelpkg.ParseRounding(req.Rounding); err != nil {
+		return nil, err
+	}
+	if len(req.Calibration) > maxCalibration {
+		return nil, clara.Errorf(clara.Invalid, "import model: the calibration text has %d bytes, at most %d are taken", len(req.Calibration), maxCalibration)
 	}
 	if req.Model == "" {
 		req.Model = modelstore.Name(source(req))
@@ -191,7 +206,12 @@ func (r *Registry) run(run *job.Run) error {
 	if err != nil {
 		return err
 	}
-	m, err := r.make(ctx, run, modelpkg.ImportOptions{Name: req.Model, Base: base, Checkpoint: req.Checkpoint, CompressRate: int(req.CompressRate), Precision: precision})
+	rounding, err := modelpkg.ParseRounding(req.Rounding)
+	if err != nil {
+		return err
+	}
+	m, err := r.make(ctx, run, modelpkg.ImportOptions{Name: req.Model, Base: base, Checkpoint: req.Checkpoint, CompressRate: int(req.CompressRate), Precision: precision,
+		Rounding: rounding, Calibration: cmp.Or(req.Calibration, calibrate.Text()), Calibrate: calibrate.With(ort.Options{Provider: ort.CPU})})
 	if err != nil {
 		return err
 	}

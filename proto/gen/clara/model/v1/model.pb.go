@@ -256,7 +256,12 @@ type ImportModelRequest struct {
 	// Contradicting the checkpoint's is an error; 0: not given.
 	CompressRate int32 `protobuf:"varint,6,opt,name=compress_rate,json=compressRate,proto3" json:"compress_rate,omitempty"`
 	// "int4", or by role "encoder=fp32,reasoner=fp32,generator=int4"; empty: the base's own blocks where it is quantised, else fp32.
-	Precision     string `protobuf:"bytes,7,opt,name=precision,proto3" json:"precision,omitempty"`
+	Precision string `protobuf:"bytes,7,opt,name=precision,proto3" json:"precision,omitempty"`
+	// How floats become blocks of 4 bits: "rtn", each to the nearest, which is the default, or "gptq", by what the model meets in
+	// the calibration text.
+	Rounding string `protobuf:"bytes,8,opt,name=rounding,proto3" json:"rounding,omitempty"`
+	// For gptq, at most 256 KiB: text like what the model will read; empty: texts of several kinds.
+	Calibration   string `protobuf:"bytes,9,opt,name=calibration,proto3" json:"calibration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -336,6 +341,20 @@ func (x *ImportModelRequest) GetCompressRate() int32 {
 func (x *ImportModelRequest) GetPrecision() string {
 	if x != nil {
 		return x.Precision
+	}
+	return ""
+}
+
+func (x *ImportModelRequest) GetRounding() string {
+	if x != nil {
+		return x.Rounding
+	}
+	return ""
+}
+
+func (x *ImportModelRequest) GetCalibration() string {
+	if x != nil {
+		return x.Calibration
 	}
 	return ""
 }
@@ -669,7 +688,7 @@ const file_clara_model_v1_model_proto_rawDesc = "" +
 	"precisions\x1a=\n" +
 	"\x0fPrecisionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdc\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9a\x02\n" +
 	"\x12ImportModelRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\tR\x04base\x12\x1e\n" +
@@ -680,7 +699,9 @@ const file_clara_model_v1_model_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\x12#\n" +
 	"\rcompress_rate\x18\x06 \x01(\x05R\fcompressRate\x12\x1c\n" +
-	"\tprecision\x18\a \x01(\tR\tprecision\"%\n" +
+	"\tprecision\x18\a \x01(\tR\tprecision\x12\x1a\n" +
+	"\brounding\x18\b \x01(\tR\brounding\x12 \n" +
+	"\vcalibration\x18\t \x01(\tR\vcalibration\"%\n" +
 	"\x0fGetModelRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"O\n" +
 	"\x11ListModelsRequest\x12\x1b\n" +
