@@ -162,6 +162,19 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
+// Queued reports whether events wait for this consumer, or are at work in any of its replicas. Unavailable.
+func (c *Consumer) Queued(ctx context.Context) (bool, error) {
+	durable, err := c.conn.js.Consumer(ctx, c.conn.topology.Stream, c.durable.name())
+	if err != nil {
+		return false, wrap(ctx, err, "look up consumer %s", c.durable.name())
+	}
+	info, err := durable.Info(ctx)
+	if err != nil {
+		return false, wrap(ctx, err, "look up consumer %s", c.durable.name())
+	}
+	return info.NumPending > 0 || info.NumAckPending > 0, nil
+}
+
 // fetch takes as many events as there are free slots, waiting for the first slot and for a while for
 // events, and starts work on each. Nothing is taken that cannot be worked on at once: it would be
 // another replica's to do.

@@ -3,13 +3,36 @@ package ingest
 import (
 	"context"
 
+	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
+	"github.com/clara-suite/clara/services/ingest/internal/catalog"
 	"github.com/clara-suite/clara/services/ingest/internal/pipeline"
 )
 
 // BeforeReset calls f before an item of a job is opened.
 func (s *Service) BeforeReset(f func(*jobv1.Item)) {
 	s.pipeline.Jobs = heldJobs{s.pipeline.Jobs, f}
+}
+
+// Sweep compares records, points and blobs once, as if grace were over for everything.
+func (s *Service) Sweep(ctx context.Context) error {
+	sweeper := s.sweeper
+	sweeper.Grace = 0
+	return sweeper.Sweep(ctx)
+}
+
+// Lose puts a document where a lost event leaves it, with a file of this hash if one is given, and sets whether the sweeper
+// sees a queue.
+func (s *Service) Lose(ctx context.Context, document, hash string, queued bool) error {
+	s.sweeper.Queued = func(context.Context) (bool, error) { return queued, nil }
+	_, err := s.catalog.PutDocument(ctx, document, func(d *ingestv1.Document) error {
+		d.Revision, d.State, d.Owed = catalog.NextRevision(d.Revision), ingestv1.Document_STATE_EXTRACTING, nil
+		if hash != "" {
+			d.ContentHash = hash
+		}
+		return nil
+	})
+	return err
 }
 
 type heldJobs struct {

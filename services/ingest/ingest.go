@@ -125,6 +125,8 @@ func (s *Service) consume(conn *events.Conn) error {
 		return err
 	}
 	activated, err := events.NewConsumer[*eventv1.ModelActivated](conn, "ingest", pipeline.Activated{Pipeline: s.pipeline}, events.ConsumerOptions{})
+	s.sweeper.Queued = requested.Queued
+	s.server.Sweeper.Queued = requested.Queued
 	s.consumers = []*events.Consumer{requested, indexed, activated}
 	return err
 }
@@ -226,7 +228,12 @@ func (s *Service) found(ctx context.Context, folder source.Folder, path string) 
 	if err != nil {
 		return err
 	}
-	uri := (&url.URL{Scheme: "file", Path: filepath.ToSlash(path)}).String()
+	rel, err := filepath.Rel(folder.Dir, path)
+	if err != nil {
+		return fmt.Errorf("watched file %s: %w", path, err)
+	}
+	label, uri := filepath.ToSlash(rel), (&url.URL{Scheme: "file", Path: filepath.ToSlash(path)}).String()
+	name := catalog.DocumentName(folder.Collection, catalog.DocumentID(folder.Collection, uri))
 	f, err := roots.Open(uri)
 	if err != nil {
 		return err
@@ -236,14 +243,30 @@ func (s *Service) found(ctx context.Context, folder source.Folder, path string) 
 	if err != nil {
 		return err
 	}
-	label, err := filepath.Rel(folder.Dir, path)
-	if err != nil {
-		return fmt.Errorf("watched file %s: %w", path, err)
+	d, err := s.catalog.LiveDocument(ctx, name)
+	if err != nil && clara.KindOf(err) != clara.NotFound {
+		return err
 	}
-	_, err = s.pipeline.Accept(ctx, pipeline.File{
-		Document: catalog.DocumentName(folder.Collection, catalog.DocumentID(folder.Collection, uri)), Name: filepath.ToSlash(label), URI: uri, Hash: hash, Size: size,
-	}, false)
-	return err
+	if d.GetContentHash() == hash && d.State != ingestv1.Document_STATE_FAILED && d.State != ingestv1.Document_STATE_CANCELLED {
+		return nil // it is here, or on its way, from before a restart
+	}
+	job, err := s.watched(ctx, folder, label, hash)
+	if err != nil {
+		return err
+	}
+	if _, err := s.pipeline.Accept(ctx, pipeline.File{Document: name, Name: label, URI: uri, Hash: hash, Size: size, Job: job}, false); err != nil {
+		return err
+	}
+	return s.jobs.Seal(ctx, job)
+}
+
+// watched returns the job of a file of a watched folder: one for each content, so that a file which fails has no more
+// jobs after each restart.
+func (s *Service) watched(ctx context.Context, folder source.Folder, label, version string) (string, error) {
+	j, err := s.jobs.Start(ctx, &jobv1.Job{
+		Type: JobType, Target: catalog.CollectionName(folder.Collection), Detail: label, RequestId: "watch " + folder.Dir + "\x00" + label + "\x00" + version,
+	})
+	return j.GetName(), err
 }
 
 var _ ingestv1connect.IngestServiceHandler = (*server.Server)(nil)

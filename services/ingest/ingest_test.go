@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +90,10 @@ func (c *compressor) DeletePoints(_ context.Context, r *compressorv1.DeletePoint
 
 func (c *compressor) DropIndex(context.Context, *compressorv1.DropIndexRequest) (*compressorv1.DropIndexResponse, error) {
 	return &compressorv1.DropIndexResponse{}, nil
+}
+
+func (c *compressor) SweepIndex(context.Context, *compressorv1.SweepIndexRequest) (*compressorv1.SweepIndexResponse, error) {
+	return &compressorv1.SweepIndexResponse{}, nil
 }
 
 // models stands for the registry: it has no model.
@@ -342,6 +347,7 @@ func TestURIs(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(root, "in.txt"), []byte("Inside of the root there is a text."), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(outside, "secret.txt"), []byte("secret"), 0o600))
 	require.NoError(t, os.Symlink(filepath.Join(outside, "secret.txt"), filepath.Join(root, "link.txt")))
+	require.NoError(t, syscall.Mkfifo(filepath.Join(root, "pipe"), 0o600))
 	s := start(t, func(c *ingest.Config) { c.Roots = []string{root} })
 	ctx := t.Context()
 	uri := func(dir, name string) string {
@@ -356,6 +362,7 @@ func TestURIs(t *testing.T) {
 		{"dots", "file://" + filepath.ToSlash(root) + "/../" + filepath.Base(outside) + "/secret.txt", clara.Denied},
 		{"missing", uri(root, "none.txt"), clara.NotFound},
 		{"folder", uri(root, ""), clara.Invalid},
+		{"pipe", uri(root, "pipe"), clara.Invalid},
 		{"web", "http://127.0.0.1/x", clara.Unsupported},
 		{"host", "file://host/x", clara.Invalid},
 	} {
@@ -433,6 +440,42 @@ func TestWatchedFolder(t *testing.T) {
 	require.Eventually(t, ready(1, "A watched"), 20*time.Second, 20*time.Millisecond)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.txt"), []byte("It was changed into this longer text."), 0o600))
 	require.Eventually(t, ready(1, "It was changed"), 20*time.Second, 20*time.Millisecond)
+	// Each version has a job, by which it can be followed.
+	r, err := s.jobs.ListJobs(t.Context(), &jobv1.ListJobsRequest{})
+	require.NoError(t, err)
+	require.Len(t, r.Jobs, 2)
+	for _, j := range r.Jobs {
+		assert.Equal(t, "a.txt", j.Detail)
+		assert.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.ended(j.Name).State)
+	}
+}
+
+// A collection may be deleted while a file for it is on its way: nothing of it shows up in the next one of that name.
+func TestCollectionDeletedDuringUpload(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	ctx := t.Context()
+	job := s.start("docs")
+	stream, err := s.Ingest.UploadDocument(ctx)
+	require.NoError(t, err)
+	require.NoError(t, stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Header_{Header: &ingestv1.UploadDocumentRequest_Header{
+		Parent: "collections/late", File: "a.md", Job: job.Name}}}))
+	// The upload makes its collection, and goes on to its data.
+	require.Eventually(t, func() bool {
+		c, err := s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/late"})
+		return err == nil && c.Index != ""
+	}, 20*time.Second, 5*time.Millisecond)
+	_, err = s.Ingest.DeleteCollection(ctx, &ingestv1.DeleteCollectionRequest{Name: "collections/late"})
+	require.NoError(t, err)
+	require.NoError(t, stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Data{Data: []byte(handbook)}}))
+	_, err = stream.CloseAndReceive()
+	require.NoError(t, err)
+	assert.Equal(t, jobv1.Job_STATE_CANCELLED, s.finish(job.Name).State)
+	_, err = s.Ingest.CreateCollection(ctx, &ingestv1.CreateCollectionRequest{Collection: &ingestv1.Collection{Name: "collections/late"}})
+	require.NoError(t, err)
+	list, err := s.Ingest.ListDocuments(ctx, &ingestv1.ListDocumentsRequest{Parent: "collections/late"})
+	require.NoError(t, err)
+	assert.Empty(t, list.Documents)
 }
 
 func TestRefusals(t *testing.T) {
@@ -592,4 +635,56 @@ func TestJobEndsWhenItsDocumentIsTakenOver(t *testing.T) {
 	_, err = s.Ingest.DeleteDocument(t.Context(), &ingestv1.DeleteDocumentRequest{Name: d.Name})
 	require.NoError(t, err)
 	assert.Equal(t, jobv1.Job_STATE_CANCELLED, s.finish(second.Name).State, "its only document was deleted")
+}
+
+// What nobody works on is read anew by the sweeper, from its own file; what came with a password ends with a reason that
+// says what to do, but not while its event may still be queued.
+func TestSweeperRevives(t *testing.T) {
+	t.Parallel()
+	var service *ingest.Service
+	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
+	ctx := t.Context()
+	j := s.start("docs")
+	plain, err := s.upload("docs", "a.md", handbook, j.Name)
+	require.NoError(t, err)
+	stream, err := s.Ingest.UploadDocument(ctx)
+	require.NoError(t, err)
+	require.NoError(t, stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Header_{Header: &ingestv1.UploadDocumentRequest_Header{
+		Parent: "collections/docs", File: "locked.md", Job: j.Name, Password: "open sesame"}}}))
+	require.NoError(t, stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Data{Data: []byte(handbook + "More.")}}))
+	locked, err := stream.CloseAndReceive()
+	require.NoError(t, err)
+	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+
+	require.NoError(t, service.Lose(ctx, locked.Name, "", true))
+	require.NoError(t, service.Sweep(ctx))
+	assert.Equal(t, ingestv1.Document_STATE_EXTRACTING, s.document(locked.Name).State)
+	require.NoError(t, service.Lose(ctx, plain.Name, "", false))
+	require.NoError(t, service.Sweep(ctx))
+	require.Eventually(t, func() bool { return s.document(plain.Name).State == ingestv1.Document_STATE_READY }, 20*time.Second, 10*time.Millisecond)
+	got := s.document(locked.Name)
+	assert.Equal(t, ingestv1.Document_STATE_FAILED, got.State)
+	assert.Contains(t, got.Error, "clara docs reprocess docs/")
+	assert.NotContains(t, got.String(), "sesame")
+	assert.True(t, got.PasswordGiven)
+}
+
+// A document that was sent anew, and not read yet, is revived from the new file: what the old one left is not taken for it.
+func TestSweeperRevivesTheNewVersion(t *testing.T) {
+	t.Parallel()
+	var service *ingest.Service
+	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
+	ctx := t.Context()
+	j := s.start("docs")
+	d, err := s.upload("docs", "a.md", handbook, j.Name)
+	require.NoError(t, err)
+	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+	_, hash, _, err := s.Files.PutContent(ctx, "files", strings.NewReader("# New\n\nThe second text of all.\n"), 1<<20)
+	require.NoError(t, err)
+	require.NoError(t, service.Lose(ctx, d.Name, hash, false))
+	require.NoError(t, service.Sweep(ctx))
+	require.Eventually(t, func() bool { return s.document(d.Name).State == ingestv1.Document_STATE_READY }, 20*time.Second, 10*time.Millisecond)
+	m, err := s.Ingest.GetMarkdown(ctx, &ingestv1.GetMarkdownRequest{Name: d.Name})
+	require.NoError(t, err)
+	assert.Contains(t, m.Markdown, "second text")
 }

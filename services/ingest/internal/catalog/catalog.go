@@ -257,17 +257,45 @@ func (c *Catalog) ModifyCollection(ctx context.Context, id string, change func(*
 	return e.Value, err
 }
 
-// RemoveCollection removes the record of a deleted collection, with those of its documents.
-func (c *Catalog) RemoveCollection(ctx context.Context, id string) error {
-	for e, err := range c.documents.Scan(ctx, id+".") {
+// RemoveCollection removes the record of a deleted collection, with those of its documents. It does nothing to another
+// collection that was made under the same name meanwhile, which has another uid.
+func (c *Catalog) RemoveCollection(ctx context.Context, id, uid string) error {
+	for {
+		// Listed before the collection is looked at: what is listed was put into this one, not into its successor.
+		documents, err := c.documents.List(ctx, id+".")
 		if err != nil {
 			return err
 		}
-		if err := c.documents.Delete(ctx, e.Key, 0); err != nil {
+		e, err := c.collections.Get(ctx, id)
+		if clara.KindOf(err) == clara.NotFound {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !e.Value.Deleted || e.Value.Uid != uid {
+			return nil
+		}
+		changed := false
+		for _, d := range documents {
+			err := c.documents.Delete(ctx, d.Key, d.Revision)
+			switch clara.KindOf(err) {
+			case clara.Conflict: // late work has changed it
+				changed = true
+			case clara.NotFound:
+			default:
+				if err != nil {
+					return err
+				}
+			}
+		}
+		if changed {
+			continue
+		}
+		if err := c.collections.Delete(ctx, id, e.Revision); clara.KindOf(err) != clara.Conflict {
 			return err
 		}
 	}
-	return c.collections.Delete(ctx, id, 0)
 }
 
 // Document returns a document's record, a deleted one included. NotFound.

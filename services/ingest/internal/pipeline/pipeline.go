@@ -116,7 +116,7 @@ type File struct {
 func (p *Pipeline) request(d *ingestv1.Document, job, password string) {
 	collection, document, _ := catalog.ParseDocument(d.Name) // names of records are well formed
 	d.Revision = catalog.NextRevision(d.Revision)
-	d.State, d.Error, d.Problems, d.Job = ingestv1.Document_STATE_RECEIVED, "", nil, job
+	d.State, d.Error, d.Problems, d.Job, d.PasswordGiven = ingestv1.Document_STATE_RECEIVED, "", nil, job, password != ""
 	// Placements stay: their points answer until those of the new revision are there.
 	d.Owed = nil
 	catalog.Owe(d, &eventv1.IngestRequested{
@@ -339,7 +339,7 @@ func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *d
 		id := catalog.CollectionID(d.Name)
 		c, err := p.Catalog.LiveCollection(ctx, id)
 		if clara.KindOf(err) == clara.NotFound {
-			return nil // deleted with everything in it
+			return p.gone(ctx, d)
 		}
 		if err != nil {
 			return err
@@ -374,6 +374,24 @@ func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *d
 		}
 		d = stored
 	}
+}
+
+// gone removes a document whose collection was deleted: its record may have been stored after those of the collection were
+// removed, and a new collection of that name is not to show it.
+func (p *Pipeline) gone(ctx context.Context, d *ingestv1.Document) error {
+	_, ok, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
+		d.State, d.Owed = ingestv1.Document_STATE_DELETED, nil
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if ok {
+		if err := p.Catalog.RemoveDocument(ctx, d.Name); err != nil {
+			return err
+		}
+	}
+	return p.tell(ctx, d.Job, &jobv1.Item{Name: d.Name, Label: d.File})
 }
 
 // cut makes the passage sets of a document for the indexes of its collection.
@@ -613,6 +631,11 @@ func (p Activated) Handle(ctx context.Context, e *eventv1.ModelActivated) error 
 	return p.Jobs.Seal(ctx, e.Job)
 }
 
+// unread reports whether a document's file is still to be read: extract and placements, if any, are of the one before.
+func unread(d *ingestv1.Document) bool {
+	return d.State == ingestv1.Document_STATE_RECEIVED || d.State == ingestv1.Document_STATE_EXTRACTING
+}
+
 // overtaken is a collection as an item of a job that moves it no more.
 func overtaken(c *ingestv1.Collection) *jobv1.Item {
 	return &jobv1.Item{Name: c.Name, Label: c.Name, State: jobv1.Job_STATE_CANCELLED, Error: "another model was activated meanwhile"}
@@ -657,6 +680,9 @@ func (p *Pipeline) move(ctx context.Context, c *ingestv1.Collection) error {
 	for _, d := range docs {
 		if d.Extract == "" || len(d.Placements) == 0 || d.State == ingestv1.Document_STATE_DELETED || catalog.Placement(d, c.NextIndex) != nil {
 			continue // nothing to move, or moved before
+		}
+		if unread(d) {
+			continue // what it has is of the file before; the new one will be put into both indexes
 		}
 		extracted, err := LoadExtract(ctx, p.Files, d.Extract)
 		if err != nil {

@@ -23,6 +23,8 @@ type Sweeper struct {
 	// Every is the time between two sweeps, Grace how long something without a partner is left alone: it may be
 	// the first half of a step under way, or still in use by a query.
 	Every, Grace time.Duration
+	// Queued reports whether files wait to be read, or are being read.
+	Queued func(context.Context) (bool, error)
 }
 
 // Run sweeps until ctx ends.
@@ -79,7 +81,7 @@ func (s Sweeper) Purge(ctx context.Context, c *ingestv1.Collection) error {
 			return err
 		}
 	}
-	return s.Catalog.RemoveCollection(ctx, catalog.CollectionID(c.Name))
+	return s.Catalog.RemoveCollection(ctx, catalog.CollectionID(c.Name), c.Uid)
 }
 
 // retire drops indexes that no query has used for the time of grace.
@@ -126,7 +128,9 @@ func (s Sweeper) collection(ctx context.Context, c *ingestv1.Collection, used ma
 			}
 			continue
 		case ingestv1.Document_STATE_RECEIVED, ingestv1.Document_STATE_EXTRACTING:
-			if idle {
+			if idle && d.PasswordGiven {
+				s.abandon(ctx, d)
+			} else if idle {
 				s.revive(ctx, d, c)
 			}
 		case ingestv1.Document_STATE_INDEXING:
@@ -148,6 +152,12 @@ func (s Sweeper) collection(ctx context.Context, c *ingestv1.Collection, used ma
 		}
 		if len(d.Placements) == 0 {
 			expected = append(expected, &compressorv1.Expected{Document: document, Revision: d.Revision, Passages: -1})
+		}
+	}
+	if c.NextIndex != "" {
+		// A document that failed, or was deleted, meanwhile may be what the move has waited for.
+		if err := s.move(ctx, c); err != nil {
+			return ignoreNotFound(err)
 		}
 	}
 	report, err := s.Compressor.SweepIndex(ctx, &compressorv1.SweepIndexRequest{Collection: id, Index: c.Index, Expected: expected, Repair: true})
@@ -173,7 +183,7 @@ func (s Sweeper) revive(ctx context.Context, d *ingestv1.Document, c *ingestv1.C
 			return events.Unchanged
 		}
 		collection, document, _ := catalog.ParseDocument(d.Name)
-		if len(d.Placements) == 0 {
+		if len(d.Placements) == 0 || unread(d) {
 			catalog.Owe(d, &eventv1.IngestRequested{Collection: collection, Document: document, Uri: "blob:" + d.ContentHash, File: d.File, Job: d.Job, Revision: d.Revision})
 			return nil
 		}
@@ -187,6 +197,18 @@ func (s Sweeper) revive(ctx context.Context, d *ingestv1.Document, c *ingestv1.C
 	})
 	if err != nil {
 		s.Log.Warn("revive document", "document", d.Name, "err", err)
+	}
+}
+
+// abandon ends a document whose file needs a password, if nothing is queued that still has it.
+func (s Sweeper) abandon(ctx context.Context, d *ingestv1.Document) {
+	queued, err := s.Queued(ctx)
+	if err == nil && !queued {
+		err = s.Fail(ctx, d.Name, d.Revision, "it came with a password, and the work on it was cut off; passwords are not kept, so give it again: "+
+			"clara docs reprocess "+strings.Replace(strings.TrimPrefix(d.Name, "collections/"), "/documents/", "/", 1)+" --password ..")
+	}
+	if err != nil {
+		s.Log.Warn("end document without its password", "document", d.Name, "err", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/clara-suite/clara/libs/clara"
 )
@@ -69,7 +70,8 @@ func (r Roots) Open(uri string) (*os.File, error) {
 		if err != nil {
 			return nil, clara.Errorf(clara.Unavailable, "open root %s: %w", dir, err)
 		}
-		f, err := root.Open(rel)
+		// Without O_NONBLOCK a pipe would hold its opener until somebody writes into it.
+		f, err := root.OpenFile(rel, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		root.Close()
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, clara.Errorf(clara.NotFound, "open %s: there is no such file", uri)

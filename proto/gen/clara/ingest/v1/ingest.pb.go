@@ -512,7 +512,9 @@ type Document struct {
 	// Events that this record still owes; they are published after the record is stored.
 	Owed []*Owed `protobuf:"bytes,22,rep,name=owed,proto3" json:"owed,omitempty"`
 	// Key of the item in the job.
-	Item          string `protobuf:"bytes,23,opt,name=item,proto3" json:"item,omitempty"`
+	Item string `protobuf:"bytes,23,opt,name=item,proto3" json:"item,omitempty"`
+	// The file came with a password, which no record keeps: what has to read the file anew needs it again.
+	PasswordGiven bool `protobuf:"varint,24,opt,name=password_given,json=passwordGiven,proto3" json:"password_given,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -692,6 +694,13 @@ func (x *Document) GetItem() string {
 		return x.Item
 	}
 	return ""
+}
+
+func (x *Document) GetPasswordGiven() bool {
+	if x != nil {
+		return x.PasswordGiven
+	}
+	return false
 }
 
 // Owed is an event that a stored record has promised to publish.
@@ -2342,7 +2351,7 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"passageSet\x12\x1a\n" +
 	"\bpassages\x18\x03 \x01(\x05R\bpassages\x12\x18\n" +
 	"\aindexed\x18\x04 \x01(\bR\aindexed\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\xf0\a\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\x97\b\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x10\n" +
@@ -2371,7 +2380,8 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\aread_by\x18\x14 \x03(\v2%.clara.ingest.v1.Document.ReadByEntryR\x06readBy\x12\x18\n" +
 	"\aextract\x18\x15 \x01(\tR\aextract\x12)\n" +
 	"\x04owed\x18\x16 \x03(\v2\x15.clara.ingest.v1.OwedR\x04owed\x12\x12\n" +
-	"\x04item\x18\x17 \x01(\tR\x04item\x1a9\n" +
+	"\x04item\x18\x17 \x01(\tR\x04item\x12%\n" +
+	"\x0epassword_given\x18\x18 \x01(\bR\rpasswordGiven\x1a9\n" +
 	"\vReadByEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x01\n" +
