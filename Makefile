@@ -103,11 +103,13 @@ BENCH_GGUF := $(or $(CLARA_BENCH_MODEL),$(CLARA_CACHE)/models/smollm2-135m/SmolL
 # peers measures what $(1) says in precisions $(2), the engine among them.
 peers = @if [ -n "$$CLARA_PEERS_PYTHON" ]; then "$$CLARA_PEERS_PYTHON" scripts/bench-peers.py $(1) $(BENCH_GGUF) $(2); \
 	  else echo "NOT RUN: peers; set CLARA_PEERS_PYTHON to a Python with llama-cpp-python, transformers or onnxruntime-genai"; fi
-.PHONY: bench-index bench-events bench-compress bench-generate bench-ttft bench-load bench-tokenizer bench-extract bench-train
-bench-train: deps ## training, beside a PyTorch + peft loop of the same steps where CLARA_PEER_PYTHON names its Python
+.PHONY: bench-index bench-events bench-compress bench-generate bench-ttft bench-load bench-tokenizer bench-extract bench-train bench-train-long
+bench-train: deps ## training, beside a PyTorch + peft loop of the same steps where CLARA_PEER_PYTHON names its Python; a part: BENCH='-only stage3'
 	@set -e; env=$$(scripts/deps-torch.sh); . "$$env"; cd services/trainer/torch; \
-	  go run -tags "$$CLARA_TORCH_TAGS" ./bench $(BENCH); \
-	  go test -run '^$$' -bench ThousandSteps -benchtime 1x ./internal/stage
+	  go run -tags "$$CLARA_TORCH_TAGS" ./bench $(BENCH)
+bench-train-long: ## memory of training after 100 and after 1,000 steps
+	@set -e; env=$$(scripts/deps-torch.sh); . "$$env"; cd services/trainer/torch; \
+	  go test -tags "$$CLARA_TORCH_TAGS" -run '^$$' -bench ThousandSteps -benchtime 1x ./internal/stage
 bench-index: ## exact search over 10,000 memories of 9,216 dims, beside a plain read of the bytes
 	go test -run '^$$' -bench '^BenchmarkIndex' -benchtime 40x ./libs/index/embedded
 bench-events: ## synced events a second, one by one and batched; from an event to a searchable file

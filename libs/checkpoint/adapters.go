@@ -40,27 +40,7 @@ func (c *Checkpoint) WriteAdapters(dir string, model arch.Model) error {
 	if err != nil {
 		return err
 	}
-	adapters := torchpickle.NewDict()
-	for _, name := range []string{Decoder, Encoder, QueryReasoner} {
-		a, ok := c.Adapters[name]
-		if !ok {
-			continue
-		}
-		d := torchpickle.NewDict()
-		for layer := range model.Layers {
-			for _, l := range model.Linears() {
-				for _, key := range []string{AKey(layer, l.Name), BKey(layer, l.Name)} {
-					v, err := half(name+"/"+key, a.Tensors[key])
-					if err != nil {
-						return err
-					}
-					d.Set(key, v)
-				}
-			}
-		}
-		adapters.Set(name, d)
-	}
-	if err := torchpickle.Save(filepath.Join(dir, AdaptersFile), adapters); err != nil {
+	if err := c.writeAdapters(dir, model, half); err != nil {
 		return err
 	}
 	var rows []tensor.View

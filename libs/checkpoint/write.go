@@ -9,6 +9,7 @@ import (
 
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/tensor"
 	"github.com/clara-suite/clara/libs/torchpickle"
 )
 
@@ -23,23 +24,7 @@ func (c *Checkpoint) Write(dir string, model arch.Model) error {
 	if err != nil {
 		return err
 	}
-	adapters := torchpickle.NewDict()
-	for _, name := range []string{Decoder, Encoder, QueryReasoner} {
-		a, ok := c.Adapters[name]
-		if !ok {
-			continue
-		}
-		d := torchpickle.NewDict()
-		for layer := range model.Layers {
-			for _, l := range model.Linears() {
-				for _, key := range []string{AKey(layer, l.Name), BKey(layer, l.Name)} {
-					d.Set(key, a.Tensors[key])
-				}
-			}
-		}
-		adapters.Set(name, d)
-	}
-	if err := torchpickle.Save(filepath.Join(dir, AdaptersFile), adapters); err != nil {
+	if err := c.writeAdapters(dir, model, func(_ string, v tensor.View) (tensor.View, error) { return v, nil }); err != nil {
 		return err
 	}
 	layers := torchpickle.NewDict()
@@ -54,6 +39,31 @@ func (c *Checkpoint) Write(dir string, model arch.Model) error {
 		return clara.Errorf(clara.Unavailable, "write checkpoint: %w", err)
 	}
 	return nil
+}
+
+// writeAdapters writes adapters.pth: keys in the reference's order, each tensor as convert gives it.
+func (c *Checkpoint) writeAdapters(dir string, model arch.Model, convert func(name string, v tensor.View) (tensor.View, error)) error {
+	adapters := torchpickle.NewDict()
+	for _, name := range []string{Decoder, Encoder, QueryReasoner} {
+		a, ok := c.Adapters[name]
+		if !ok {
+			continue
+		}
+		d := torchpickle.NewDict()
+		for layer := range model.Layers {
+			for _, l := range model.Linears() {
+				for _, key := range []string{AKey(layer, l.Name), BKey(layer, l.Name)} {
+					v, err := convert(name+"/"+key, a.Tensors[key])
+					if err != nil {
+						return err
+					}
+					d.Set(key, v)
+				}
+			}
+		}
+		adapters.Set(name, d)
+	}
+	return torchpickle.Save(filepath.Join(dir, AdaptersFile), adapters)
 }
 
 // TokenizerFiles are the files that make up a base's tokenizer and chat

@@ -1,7 +1,10 @@
 // Command bench measures training on SmolLM2-135M: clara-train's steps beside a straightforward PyTorch + peft loop of the
 // same steps (peer.py), in ratios of one run, with the losses of both. Figures that need no peer are measured without.
 //
-//	go run ./bench [-only gemm,stage1,memory,stage2,stage3] [-base GGUF or folder] [-threads 2]
+//	go run ./bench [-only PARTS] [-base GGUF or folder] [-threads 2] [-steps 2]
+//
+// Each part takes a minute or two on two cores: stage1 (memory rows trained), stage1-frozen, memory (gradient checkpointing),
+// stage2, stage3 (candidates shared by questions), stage3-distinct (none shared), quantized (int8 and int4 base).
 //
 // CLARA_PEER_PYTHON names a Python with torch, transformers and peft; without it the peer's figures are missing.
 package main
@@ -44,10 +47,10 @@ var peer []byte
 
 func main() {
 	var b bench
-	only := flag.String("only", "gemm,stage1,memory,stage2,stage3", "parts to run")
+	only := flag.String("only", "stage1,stage1-frozen,memory,stage2,stage3,stage3-distinct,quantized", "parts to run")
 	flag.StringVar(&b.base, "base", "", "base model; empty: the example base in the project's cache")
 	flag.IntVar(&b.threads, "threads", 2, "threads of an operator")
-	flag.IntVar(&b.steps, "steps", 3, "optimizer steps of a figure; the first is not timed")
+	flag.IntVar(&b.steps, "steps", 2, "optimizer steps of a figure; the first is not timed")
 	plan := flag.String("worker", "", "be the process that runs this plan")
 	profile := flag.String("profile", "", "file for the worker's CPU profile")
 	flag.Parse()
@@ -74,35 +77,55 @@ func worker(path, profile string) (err error) {
 		return err
 	}
 	torchx.SetThreads(p.Threads)
+	out := &stamped{last: p.Epochs}
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+		out.profile = f
 	}
-	return stage.Execute(context.Background(), p, stage.Env{Out: stamped{}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Device: torchx.CPU})
+	return stage.Execute(context.Background(), p, stage.Env{Out: out, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Device: torchx.CPU})
 }
 
-// stamped is standard output with the processor time of the process so far after every line.
-type stamped struct{}
+// stamped is standard output with the processor time of the process so far after every line. It profiles the steps from the
+// second to the last, so that neither reading the base nor writing the checkpoint counts.
+type stamped struct {
+	profile    *os.File // nil: none
+	last, step int
+}
 
-func (stamped) Write(line []byte) (int, error) {
+func (s *stamped) Write(line []byte) (int, error) {
 	n, err := os.Stdout.Write(line)
 	if err != nil {
 		return n, err
 	}
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return n, err
+	if s.profile != nil && bytes.Contains(line, []byte(`"metrics":`)) {
+		if s.step++; s.step == 1 {
+			err = pprof.StartCPUProfile(s.profile)
+		} else if s.step == s.last {
+			pprof.StopCPUProfile()
+		}
+		if err != nil {
+			return n, err
+		}
 	}
-	_, err = fmt.Printf("{\"cpu\": %.3f}\n", time.Duration(u.Utime.Nano()+u.Stime.Nano()).Seconds())
+	_, err = fmt.Printf("{\"cpu\": %.3f}\n", processorTime().Seconds())
 	return n, err
 }
+
+// processorTime is what all threads of this process used so far.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Sizes of the model that is trained.
+const docMax, memoryTokens = 256, 16
 
 type bench struct {
 	base    string
@@ -113,6 +136,8 @@ type bench struct {
 	python string
 	src    weights.Source
 	gemm   float64 // FLOP/s
+	// gemmWork is FLOP a second of processor time, which holds where others use the machine too.
+	gemmWork float64
 }
 
 func (b *bench) run(parts []string) (err error) {
@@ -146,13 +171,19 @@ func (b *bench) run(parts []string) (err error) {
 				err = b.measureGEMM()
 			}
 		case "stage1":
-			err = b.stage1()
+			err = b.stage1(true)
+		case "stage1-frozen":
+			err = b.stage1(false)
 		case "memory":
 			err = b.memory()
 		case "stage2":
 			err = b.stage2()
 		case "stage3":
-			err = b.stage3()
+			err = b.stage3(4, 24)
+		case "stage3-distinct":
+			err = b.stage3(2, 40)
+		case "quantized":
+			err = b.quantized()
 		default:
 			err = clara.Errorf(clara.Invalid, "no part %q", part)
 		}
@@ -169,12 +200,14 @@ func (b *bench) measureGEMM() error {
 	return torchx.Do(func(s *torchx.Scope) error {
 		const n = 2048
 		x, y := s.Normal(torchx.CPU, n, n), s.Normal(torchx.CPU, n, n)
+		s.Free(s.MatMul(x, y)) // warms up
 		for range 8 {
-			begun := time.Now()
+			begun, worked := time.Now(), processorTime()
 			s.Free(s.MatMul(x, y))
 			b.gemm = math.Max(b.gemm, 2*n*n*n/time.Since(begun).Seconds())
+			b.gemmWork = math.Max(b.gemmWork, 2*n*n*n/(processorTime()-worked).Seconds())
 		}
-		fmt.Printf("GEMM of %d^3 in float32: %.0f GFLOP/s\n", n, b.gemm/1e9)
+		fmt.Printf("GEMM of %d^3 in float32: %.0f GFLOP/s, %.0f a second of processor time\n", n, b.gemm/1e9, b.gemmWork/1e9)
 		return nil
 	})
 }
@@ -185,13 +218,15 @@ type figure struct {
 	cpu                    []float64 // processor seconds of each step
 	memory                 int64
 	flops                  float64 // FLOP/s of the fastest
+	flopsWork              float64 // FLOP a second of processor time, of the best
 }
 
-// best is the fastest step from the second on: the first one also warms up, and others may use the machine in between.
-func (f figure) best() float64 { return slices.Min(f.seconds[1:]) }
+// best is the fastest step from the second on, where there is one: the first one also warms up, and others may use the machine
+// in between.
+func (f figure) best() float64 { return slices.Min(f.seconds[min(1, len(f.seconds)-1):]) }
 
 // work is the least processor time of a step from the second on: it says more than the time where others use the machine.
-func (f figure) work() float64 { return slices.Min(f.cpu[1:]) }
+func (f figure) work() float64 { return slices.Min(f.cpu[min(1, len(f.cpu)-1):]) }
 
 // ours runs a plan in a process of its own; the profile, where asked for, tells Go's share.
 func (b *bench) ours(p trainplan.Plan, profile bool) (f figure, err error) {
@@ -219,7 +254,7 @@ func (b *bench) ours(p trainplan.Plan, profile bool) (f figure, err error) {
 	if err := c.Run(); err != nil {
 		return f, fmt.Errorf("%w\n%s", err, tail(out.String()))
 	}
-	before, step := 0.0, false // processor time at the event before; whether the last event was a step
+	before, step, flops := 0.0, false, 0.0 // processor time at the event before; whether the last event was a step, and its FLOP
 	for _, line := range bytes.Split(out.Bytes(), []byte("\n")) {
 		var e struct {
 			trainplan.Event
@@ -231,6 +266,9 @@ func (b *bench) ours(p trainplan.Plan, profile bool) (f figure, err error) {
 		if e.CPU > 0 {
 			if step {
 				f.cpu, step = append(f.cpu, e.CPU-before), false
+				if len(f.cpu) > 1 {
+					f.flopsWork = math.Max(f.flopsWork, flops/(e.CPU-before))
+				}
 			}
 			before = e.CPU
 		}
@@ -238,14 +276,15 @@ func (b *bench) ours(p trainplan.Plan, profile bool) (f figure, err error) {
 			continue
 		}
 		m := e.Metrics
-		step = true
+		step, flops = true, m.FLOPS*m.Seconds
 		f.losses, f.norms, f.seconds = append(f.losses, m.Loss), append(f.norms, m.GradNorm), append(f.seconds, m.Seconds)
 		if f.memory = m.MemoryPeak; len(f.seconds) > 1 {
 			f.flops = math.Max(f.flops, m.FLOPS)
 		}
 	}
 	if len(f.seconds) > 1 {
-		fmt.Printf("  clara-train: %s s a step, %s s of processor time, %.0f MiB at most, %.0f GFLOP/s = %.0f %% of GEMM\n", strings.Join(each(f.seconds, 1), " "), strings.Join(each(f.cpu, 1), " "), mib(f.memory), f.flops/1e9, 100*f.flops/b.gemm)
+		fmt.Printf("  clara-train: %s s a step, %s s of processor time, %.0f MiB at most, %.0f GFLOP/s = %.0f %% of GEMM (%.0f %% by processor time)\n",
+			strings.Join(each(f.seconds, 1), " "), strings.Join(each(f.cpu, 1), " "), mib(f.memory), f.flops/1e9, 100*f.flops/b.gemm, 100*f.flopsWork/b.gemmWork)
 	}
 	if profile {
 		err = goShare(exe, cpu)
@@ -294,7 +333,7 @@ type sample struct {
 }
 
 // other runs the peer on the same samples; ok is false if there is none.
-func (b *bench) other(p trainplan.Plan, checkpoint string, m int, samples []sample, steps int, memIDs []int32) (f figure, ok bool, err error) {
+func (b *bench) other(p job, steps int) (f figure, ok bool, err error) {
 	if b.python == "" {
 		return f, false, nil
 	}
@@ -316,16 +355,16 @@ func (b *bench) other(p trainplan.Plan, checkpoint string, m int, samples []samp
 		"rope_theta": a.Rope.Theta, "rope_parameters": map[string]any{"rope_type": "default", "rope_theta": a.Rope.Theta}, "tie_word_embeddings": a.TieEmbeddings,
 	}
 	out := filepath.Join(b.dir, p.Name+".peer.json")
-	job, err := json.Marshal(map[string]any{
-		"config": config, "weights": file, "checkpoint": checkpoint, "out": out, "stage": p.Stage, "threads": b.threads, "m": m, "k": p.TopK, "rank": p.LoraRank,
-		"learning_rate": p.LearningRate, "dropout": p.Dropout, "checkpointing": p.Checkpointing, "train_memory": memIDs != nil, "mem_ids": memIDs, "pad_id": 0,
-		"micro": p.MicroBatchSize, "steps": steps, "samples": samples,
+	spec, err := json.Marshal(map[string]any{
+		"config": config, "weights": file, "checkpoint": p.start, "out": out, "stage": p.Stage, "threads": b.threads, "m": memoryTokens, "k": p.TopK, "rank": p.LoraRank,
+		"learning_rate": p.LearningRate, "dropout": p.Dropout, "checkpointing": p.Checkpointing, "train_memory": p.memory != nil, "mem_ids": p.memory, "pad_id": 0,
+		"micro": p.MicroBatchSize, "steps": steps, "samples": p.samples,
 	})
 	if err != nil {
 		return f, false, err
 	}
 	path := filepath.Join(b.dir, p.Name+".job.json")
-	if err := os.WriteFile(path, job, 0o644); err != nil {
+	if err := os.WriteFile(path, spec, 0o644); err != nil {
 		return f, false, err
 	}
 	c := exec.Command(b.python, script, path)
@@ -377,7 +416,7 @@ func (b *bench) plan(name, stageName string, samples int) trainplan.Plan {
 	p.SavePath, p.RunDir = filepath.Join(b.dir, name), filepath.Join(b.dir, name+".run")
 	p.BatchSize, p.MicroBatchSize, p.Epochs, p.SaveSteps, p.Dropout, p.Scheduler, p.LearningRate = samples, 4, b.steps, 0, 0, "constant", 1e-4
 	if stageName == trainplan.Stage1 {
-		p.DocMaxLength, p.CompressRate, p.LoraRank = 256, 16, 16
+		p.DocMaxLength, p.CompressRate, p.LoraRank = docMax, docMax/memoryTokens, 16
 	}
 	return p
 }
@@ -417,8 +456,7 @@ func (b *bench) data(p trainplan.Plan, n, pool int) ([]trainplan.Dataset, []samp
 	if err != nil {
 		return nil, nil, err
 	}
-	const docMax, m = 256, 16
-	ct, err := tokenizer.NewClara(tok, m, true)
+	ct, err := tokenizer.NewClara(tok, memoryTokens, true)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -475,138 +513,135 @@ func (b *bench) memIDs() ([]int32, error) {
 	if err != nil {
 		return nil, err
 	}
-	ct, err := tokenizer.NewClara(tok, 16, true)
+	ct, err := tokenizer.NewClara(tok, memoryTokens, true)
 	if err != nil {
 		return nil, err
 	}
 	return ct.Mem, nil
 }
 
-func (b *bench) stage1() error {
-	const n = 8
-	p := b.plan("stage1", trainplan.Stage1, n)
-	data, samples, err := b.data(p, n, n)
-	if err != nil {
-		return err
-	}
-	p.Data = data
-	start, err := b.start()
-	if err != nil {
-		return err
-	}
-	ids, err := b.memIDs()
-	if err != nil {
-		return err
-	}
-	fmt.Printf("stage 1, fresh (memory rows trained), %d samples of %d + %d tokens, micro batch 4\n", n, average(samples, docTokens), average(samples, inputTokens))
-	f, err := b.ours(p, true)
-	if err != nil {
-		return err
-	}
-	o, ok, err := b.other(p, start, 16, samples, b.steps, ids)
-	if err != nil {
-		return err
-	}
-	b.report(f, o, ok, n)
-
-	// The same from a checkpoint: memory rows are frozen, so the peer needs no gradient of its embedding.
-	p.Name, p.Checkpoint, p.DocMaxLength, p.CompressRate = "stage1-frozen", start, 0, 0
-	p.SavePath, p.RunDir = filepath.Join(b.dir, p.Name), filepath.Join(b.dir, p.Name+".run")
-	fmt.Printf("stage 1, from a checkpoint (memory rows frozen)\n")
-	if f, err = b.ours(p, false); err != nil {
-		return err
-	}
-	if o, ok, err = b.other(p, start, 16, samples, b.steps, nil); err != nil {
-		return err
-	}
-	b.report(f, o, ok, n)
-	return nil
+// job is a plan of the bench, its samples as token ids, and the checkpoint that both sides begin with.
+type job struct {
+	trainplan.Plan
+	samples []sample
+	start   string
+	memory  []int32 // ids of the memory tokens where their rows are trained
 }
 
-// memory is stage 1 with gradient checkpointing on both sides, and the peer's peak without.
+// job makes one of n samples whose documents come from a pool. A fresh one is of a model without a checkpoint.
+func (b *bench) job(name, stageName string, n, pool int, fresh bool) (j job, err error) {
+	j.Plan = b.plan(name, stageName, n)
+	if j.Data, j.samples, err = b.data(j.Plan, n, pool); err != nil {
+		return j, err
+	}
+	if j.start, err = b.start(); err != nil {
+		return j, err
+	}
+	if fresh {
+		j.memory, err = b.memIDs()
+	} else {
+		j.Checkpoint, j.DocMaxLength, j.CompressRate, j.LoraRank = j.start, 0, 0, 16
+	}
+	return j, err
+}
+
+// compare runs a job on both sides, the peer for so many steps, and prints both.
+func (b *bench) compare(j job, steps int, profile bool) error {
+	f, err := b.ours(j.Plan, profile)
+	if err != nil {
+		return err
+	}
+	o, ok, err := b.other(j, steps)
+	if err == nil && ok {
+		b.report(f, o, len(j.samples))
+	}
+	return err
+}
+
+// stage1 measures a fresh model, whose memory rows are trained, or one from a checkpoint, where they are frozen and the peer
+// needs no gradient of its embedding.
+func (b *bench) stage1(fresh bool) error {
+	j, err := b.job("stage1", trainplan.Stage1, 4, 4, fresh)
+	if err != nil {
+		return err
+	}
+	what := map[bool]string{true: "trained", false: "frozen"}[fresh]
+	fmt.Printf("stage 1, memory rows %s, %d samples of %d + %d tokens, micro batch 4\n", what, len(j.samples), average(j.samples, docTokens), average(j.samples, inputTokens))
+	return b.compare(j, b.steps, fresh)
+}
+
+// memory is stage 1 with gradient checkpointing on this side, and the peer without.
 func (b *bench) memory() error {
-	const n = 4
-	p := b.plan("checkpointed", trainplan.Stage1, n)
-	p.Checkpointing, p.Epochs = true, 2
-	data, samples, err := b.data(p, n, n)
-	if err != nil {
-		return err
-	}
-	p.Data = data
-	start, err := b.start()
-	if err != nil {
-		return err
-	}
-	ids, err := b.memIDs()
+	j, err := b.job("checkpointed", trainplan.Stage1, 4, 4, true)
 	if err != nil {
 		return err
 	}
 	fmt.Println("stage 1, one micro batch of 4, gradient checkpointing on this side; the peer without")
-	f, err := b.ours(p, false)
+	j.Checkpointing = true
+	f, err := b.ours(j.Plan, false)
 	if err != nil {
 		return err
 	}
-	p.Checkpointing = false
-	o, ok, err := b.other(p, start, 16, samples, 2, ids)
-	if err != nil {
-		return err
+	j.Checkpointing = false
+	o, ok, err := b.other(j, b.steps)
+	if err == nil && ok {
+		b.report(f, o, len(j.samples))
 	}
-	b.report(f, o, ok, n)
+	return err
+}
+
+// quantized is stage 1 on an int8 and an int4 base beside float32: losses, memory and speed.
+func (b *bench) quantized() error {
+	var first figure
+	for _, bits := range []string{"no", "int8", "int4"} {
+		j, err := b.job("quantized-"+bits, trainplan.Stage1, 4, 4, true)
+		if err != nil {
+			return err
+		}
+		j.Quantization = bits
+		fmt.Printf("stage 1, quantization %s\n", bits)
+		f, err := b.ours(j.Plan, false)
+		if err != nil {
+			return err
+		}
+		if bits == "no" {
+			first = f
+		}
+		fmt.Printf("  losses %s; beside float32: processor time %.2f x, memory %.2f x\n", strings.Join(each(f.losses, 4), " "), f.work()/first.work(), float64(f.memory)/float64(first.memory))
+	}
 	return nil
 }
 
 func (b *bench) stage2() error {
-	const n = 4
-	p := b.plan("stage2", trainplan.Stage12, n)
-	p.MicroBatchSize = 2
-	data, samples, err := b.data(p, n, 3*n)
+	j, err := b.job("stage2", trainplan.Stage12, 2, 6, false)
 	if err != nil {
 		return err
 	}
-	start, err := b.start()
-	if err != nil {
-		return err
-	}
-	p.Data, p.Checkpoint, p.LoraRank = data, start, 16
-	fmt.Printf("stage 2, %d samples of 5 documents, %d + %d tokens, micro batch 2\n", n, average(samples, docTokens), average(samples, inputTokens))
-	f, err := b.ours(p, false)
-	if err != nil {
-		return err
-	}
-	o, ok, err := b.other(p, start, 16, samples, b.steps, nil)
-	if err != nil {
-		return err
-	}
-	b.report(f, o, ok, n)
-	return nil
+	j.MicroBatchSize = 2
+	fmt.Printf("stage 2, %d samples of 5 documents, %d + %d tokens, micro batch 2\n", len(j.samples), average(j.samples, docTokens), average(j.samples, inputTokens))
+	return b.compare(j, 1, false)
 }
 
-func (b *bench) stage3() error {
-	const n, pool = 6, 24
-	p := b.plan("stage3", trainplan.Stage2, n)
-	p.MicroBatchSize = 2
-	data, samples, err := b.data(p, n, pool)
+// stage3 measures n questions of 20 candidates each, out of a pool of documents.
+func (b *bench) stage3(n, pool int) error {
+	j, err := b.job(fmt.Sprintf("stage3-%d", pool), trainplan.Stage2, n, pool, false)
 	if err != nil {
 		return err
 	}
-	start, err := b.start()
-	if err != nil {
-		return err
-	}
-	p.Data, p.Checkpoint, p.LoraRank = data, start, 16
+	j.MicroBatchSize = 2
 	fmt.Printf("stage 3, %d questions of 20 candidates out of %d documents, micro batch 2\n", n, pool)
-	f, err := b.ours(p, false)
+	f, err := b.ours(j.Plan, false)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  first epoch  %6.2f samples/s (%.1f s, every document compressed once)\n", n/f.seconds[0], f.seconds[0])
-	fmt.Printf("  later epochs %6.2f samples/s (%.1f s)\n", n/f.best(), f.best())
-	o, ok, err := b.other(p, start, 16, samples, 2, nil)
+	fmt.Printf("  first epoch  %6.2f samples/s (%.1f s, every document compressed once)\n", float64(n)/f.seconds[0], f.seconds[0])
+	fmt.Printf("  later epochs %6.2f samples/s (%.1f s)\n", float64(n)/f.best(), f.best())
+	o, ok, err := b.other(j, 1) // its epochs are all alike
 	if err != nil || !ok {
 		return err
 	}
-	fmt.Printf("  peer         %6.2f samples/s: first epoch %.2f x, later %.2f x; by processor time %.2f x, %.2f x\n", n/o.best(), o.best()/f.seconds[0], o.best()/f.best(),
-		o.work()/f.cpu[0], o.work()/f.work())
+	fmt.Printf("  peer         %6.2f samples/s (%.1f s): first epoch %.2f x, later %.2f x; by processor time %.2f x, %.2f x\n", float64(n)/o.best(), o.best(),
+		o.best()/f.seconds[0], o.best()/f.best(), o.work()/f.cpu[0], o.work()/f.work())
 	b.equal(f, o)
 	return nil
 }
@@ -629,10 +664,7 @@ func average(samples []sample, f func(sample) int) int {
 }
 
 // report prints both sides of a comparison of steps of n samples.
-func (b *bench) report(f, o figure, ok bool, n int) {
-	if !ok {
-		return
-	}
+func (b *bench) report(f, o figure, n int) {
 	fmt.Printf("  peer: %s s a step, %s s of processor time, %.0f MiB at most\n", strings.Join(each(o.seconds, 1), " "), strings.Join(each(o.cpu, 1), " "), mib(o.memory))
 	fmt.Printf("  samples/s %.3f to %.3f: speed %.2f x (by processor time %.2f x), memory %.2f x\n", float64(n)/f.best(), float64(n)/o.best(), o.best()/f.best(), o.work()/f.work(), float64(f.memory)/float64(o.memory))
 	b.equal(f, o)
