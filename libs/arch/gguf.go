@@ -145,6 +145,11 @@ func ggufRope(f *gguf.File, name string, m Model) (Rope, error) {
 		r.Kind = RopeLinear
 	case "yarn":
 		r.Kind = RopeYarn
+		if r.AttentionFactor != 0 { // on top of what yarn computes
+			given := r.AttentionFactor
+			r.AttentionFactor = 0
+			r.AttentionFactor = given * r.yarnScale()
+		}
 		r.BetaFast, r.BetaSlow = f.Float(key("scaling.yarn_beta_fast"), 32), f.Float(key("scaling.yarn_beta_slow"), 1)
 	default:
 		return Rope{}, clara.Errorf(clara.Unsupported, "read gguf %s: %s %q is not supported", f.Path(), key("scaling.type"), kind)
