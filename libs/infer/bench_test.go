@@ -163,14 +163,14 @@ func BenchmarkCompress(b *testing.B) {
 }
 
 // BenchmarkGenerate answers prompts of 256 tokens with 64 tokens, several at once. The rate of decoding is that of the
-// steps in which all take part; "in all" counts the prompts too.
+// steps in which all take part; "in all" counts the prompts too, which run whole.
 func BenchmarkGenerate(b *testing.B) {
 	for _, adapters := range []bool{false, true} {
 		b.Run(fmt.Sprintf("adapter=%v", adapters), func(b *testing.B) {
 			dir := benchPackage(b, adapters)
 			for _, streams := range []int{1, 8} {
 				b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
-					e := open(b, dir, infer.Options{Context: 512, Slowdown: 1e9, Runtime: benchRuntime(b)})
+					e := open(b, dir, infer.Options{Context: 512, Slowdown: 1e9, Stall: time.Minute, Runtime: benchRuntime(b)})
 					r := rand.New(rand.NewPCG(1, 1))
 					var prefill, all time.Duration
 					var rates []float64

@@ -54,6 +54,8 @@ type Request struct {
 	// Patient requests wait their turn as long as it takes, after those that are not: for batches. Others are refused
 	// as Busy where those running would hold them up too long (Options.Slowdown).
 	Patient bool
+	// Place, if it is one of this engine, is the request's admission (Engine.Reserve).
+	Place *Place
 	// Output is the form that the answer is held to; nil: none. An answer that MaxTokens ends is a beginning of it.
 	Output *grammar.Grammar
 	// KeepSpecial leaves the text of special tokens in the answer's text.
@@ -217,7 +219,7 @@ func (e *Engine) newStream(r Request) (*stream, error) {
 	if r.MaxTokens == 0 {
 		r.MaxTokens = 128
 	}
-	s := &stream{prompt: r.Prompt, adapter: r.Adapter, limit: min(r.MaxTokens, C-n), stop: r.StopIDs, sampler: newSampler(r.Sampling), patient: r.Patient, row: -1}
+	s := &stream{prompt: r.Prompt, adapter: r.Adapter, limit: min(r.MaxTokens, C-n), stop: r.StopIDs, sampler: newSampler(r.Sampling), patient: r.Patient, place: r.Place, row: -1}
 	if s.stop == nil {
 		s.stop = e.pkg.Manifest.EOS
 	}

@@ -72,7 +72,7 @@ func TestRoom(t *testing.T) {
 			s := known()
 			s.running, s.hurried, s.quiet = c.running, c.running-c.patient, at.Add(-c.quiet)
 			s.waiting = make([]*stream, c.waiting)
-			err := s.room(&stream{prompt: Prompt{IDs: make([]int32, c.prompt)}, limit: 128}, at)
+			err := s.room(c.prompt, 128, at)
 			if !c.busy {
 				require.NoError(t, err)
 				return
@@ -89,10 +89,41 @@ func TestRoomGrace(t *testing.T) {
 	s.pace.prompts = 1e6
 	s.pace.steps[1], s.pace.steps[8] = 1e-4, 2e-4
 	s.running, s.hurried = 8, 8
-	r := &stream{prompt: Prompt{IDs: make([]int32, 200)}, limit: 128}
-	require.NoError(t, s.room(r, time.Unix(1000, 0)))
+	require.NoError(t, s.room(200, 128, time.Unix(1000, 0)))
 	s.waiting = make([]*stream, 400)
-	require.Error(t, s.room(r, time.Unix(1000, 0)))
+	require.Error(t, s.room(200, 128, time.Unix(1000, 0)))
+}
+
+// TestPlace: a place counts as a request that waits, until it is taken or given back, and spares its request the question.
+func TestPlace(t *testing.T) {
+	s := known()
+	s.wake = make(chan struct{}, 1)
+	request := func(p *Place) *stream {
+		return &stream{prompt: Prompt{IDs: make([]int32, 200)}, limit: 128, place: p}
+	}
+	var places []*Place
+	for range 8 { // a burst: as many as there are rows
+		p, err := s.reserve(200, 128)
+		require.NoError(t, err)
+		places = append(places, p)
+	}
+	_, err := s.reserve(200, 128)
+	require.Equal(t, clara.Busy, clara.KindOf(err))
+	require.Equal(t, clara.Busy, clara.KindOf(s.submit(t.Context(), request(nil))))
+	require.NoError(t, s.submit(t.Context(), request(places[0])))
+	assert.Equal(t, 7, s.reserved)
+	require.Error(t, s.submit(t.Context(), request(places[0])), "a place is good for one request")
+	require.Error(t, s.submit(t.Context(), request(&Place{known(), true})), "another engine's")
+
+	places[0].Release()
+	assert.Equal(t, 7, s.reserved, "it was taken")
+	for range 2 {
+		places[1].Release()
+		assert.Equal(t, 6, s.reserved)
+	}
+	_, err = s.reserve(200, 128)
+	require.NoError(t, err)
+	(*Place)(nil).Release()
 }
 
 // TestPatience: patient requests come after the others and leave room for them while there are any.

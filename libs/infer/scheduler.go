@@ -24,6 +24,7 @@ type stream struct {
 	form       *grammar.Matcher // nil: free
 	wantLogits bool
 	patient    bool
+	place      *Place
 	logits     []float32 // before the final event, if wanted
 
 	events   chan event // holds a whole answer
@@ -103,6 +104,7 @@ type scheduler struct {
 	runningTexts  int       // tokens of texts in the present run, for callers that wait
 	running       int
 	hurried       int       // of running, those that are not patient
+	reserved      int       // places of requests that are to come
 	quiet         time.Time // when there was last room without end
 	hurry         time.Time // when the last request came that is not patient
 	closing       bool
@@ -163,20 +165,18 @@ func (s *scheduler) submit(ctx context.Context, r *stream) error {
 		return errClosing()
 	}
 	now := time.Now()
-	waiting := len(s.waiting) + len(s.patient)
-	if waiting > 0 && s.waitingTokens+r.tokens() > s.opts.QueueTokens {
-		return clara.BusyError(s.drain(s.waitingTokens),
-			"generate: %d requests of %d tokens are waiting, the queue holds %d tokens", waiting, s.waitingTokens, s.opts.QueueTokens)
+	if err := s.queueable(r.tokens()); err != nil {
+		return err
 	}
-	if s.running+waiting == 0 {
-		s.quiet = now
-	}
+	s.noteQuiet(now)
 	r.asked = now
 	if r.patient {
 		s.patient = append(s.patient, r)
 	} else {
-		if err := s.room(r, now); err != nil {
-			return err
+		if !s.admitted(r.place) {
+			if err := s.room(len(r.prompt.IDs), r.limit, now); err != nil {
+				return err
+			}
 		}
 		s.hurry = now
 		s.waiting = append(s.waiting, r)
@@ -186,19 +186,30 @@ func (s *scheduler) submit(ctx context.Context, r *stream) error {
 	return nil
 }
 
+// queueable refuses a request of so many tokens that the queue does not hold. The caller holds the lock.
+func (s *scheduler) queueable(tokens int) error {
+	waiting := len(s.waiting) + len(s.patient)
+	if waiting == 0 || s.waitingTokens+tokens <= s.opts.QueueTokens {
+		return nil
+	}
+	return clara.BusyError(s.drain(s.waitingTokens),
+		"generate: %d requests of %d tokens are waiting, the queue holds %d tokens", waiting, s.waitingTokens, s.opts.QueueTokens)
+}
+
 // room refuses a request that would be held up by others beyond measure. The caller holds the lock.
-func (s *scheduler) room(r *stream, now time.Time) error {
-	others := s.hurried + len(s.waiting)
+func (s *scheduler) room(prompt, limit int, now time.Time) error {
+	waiting := len(s.waiting) + s.reserved
+	others := s.hurried + waiting
 	if others == 0 || others < s.opts.Streams && now.Sub(s.quiet) < burst {
 		return nil
 	}
-	alone, beside := s.pace.expect(len(r.prompt.IDs), r.limit, s.running, len(s.waiting), s.opts.Streams)
+	alone, beside := s.pace.expect(prompt, limit, s.running, waiting, s.opts.Streams)
 	if held := beside - alone; held <= max(grace, time.Duration((s.opts.Slowdown-1)*float64(alone))) {
 		return nil
 	}
 	return clara.BusyError(min(max(beside/time.Duration(s.opts.Streams), 100*time.Millisecond), time.Minute),
 		"generate: %d requests are running and %d waiting; an answer would take %.1f times as long as alone, the limit is %g",
-		s.running, len(s.waiting), float64(beside)/float64(alone), s.opts.Slowdown)
+		s.running, waiting, float64(beside)/float64(alone), s.opts.Slowdown)
 }
 
 // drain estimates when half of so many waiting tokens will be done.

@@ -30,6 +30,8 @@ const (
 	DefaultTokens = 128
 	// defaultTexts is how many passages CONTEXT_MIXED gives as text too.
 	defaultTexts = 2
+	// textTokens is about how many tokens a passage has as text.
+	textTokens = 256
 )
 
 // Answerer answers. Safe for concurrent use.
@@ -79,6 +81,11 @@ func (a *Answerer) Answer(ctx context.Context, r *generatorv1.AnswerRequest, sen
 	if err != nil {
 		return err
 	}
+	place, err := a.reserve(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer place.Release()
 	p, err := a.retrieve(ctx, r)
 	if clara.KindOf(err) == clara.NotFound && p != nil {
 		// A passage went between search and reading: what is there now is found by searching again.
@@ -97,7 +104,35 @@ func (a *Answerer) Answer(ctx context.Context, r *generatorv1.AnswerRequest, sen
 		return err
 	}
 	p.request.Output = form
+	p.request.Place = place
 	return a.stream(ctx, p.lease, p.request, begin, time.Since(begin), send)
+}
+
+// reserve asks the collection's model for a place before passages are searched for: who is refused is refused at once, and
+// has cost next to nothing. Busy is its only error: what else is wrong the search tells.
+func (a *Answerer) reserve(ctx context.Context, r *generatorv1.AnswerRequest) (*infer.Place, error) {
+	c, err := a.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: r.Collection})
+	if err != nil {
+		return nil, nil
+	}
+	lease, err := a.Models.Acquire(ctx, c.Model)
+	if err != nil {
+		return nil, nil
+	}
+	defer lease.Release()
+	m, k := lease.Manifest(), int(r.TopK)
+	if k == 0 {
+		k = max(m.GenerationTopK, 1)
+	}
+	each := m.M + 1
+	if !m.HasAdapters() || r.Context == generatorv1.Context_CONTEXT_TEXT {
+		each = textTokens
+	}
+	place, err := lease.Reserve(min(k*each, lease.Options().Context), tokens(r.MaxTokens))
+	if clara.KindOf(err) != clara.Busy {
+		err = nil
+	}
+	return place, err
 }
 
 // plan is a question with what is to be read for it.
@@ -331,8 +366,11 @@ func (a *Answerer) forget(name string) {
 	delete(a.open, name)
 }
 
-// checkAsked refuses a request that asks nothing, or two things.
+// checkAsked refuses a request that asks nothing, or two things, before anything is done for it.
 func checkAsked(r *generatorv1.AnswerRequest) error {
+	if err := sampling(r.Sampling).Check(); err != nil {
+		return err
+	}
 	if len(r.Messages) == 0 {
 		return check(r.Question, r.MaxTokens)
 	}

@@ -24,6 +24,12 @@ func (a *Answerer) Generate(ctx context.Context, r *generatorv1.GenerateRequest)
 	if err := a.checkBatch(len(r.Items), r.MaxTokens); err != nil {
 		return nil, err
 	}
+	if err := sampling(r.Sampling).Check(); err != nil {
+		return nil, err
+	}
+	if _, ok := generatorv1.Context_name[int32(r.Context)]; !ok {
+		return nil, clara.Errorf(clara.Invalid, "context %d is none that there is", r.Context)
+	}
 	form, err := a.forms.get(r.JsonSchema)
 	if err != nil {
 		return nil, err
@@ -39,6 +45,15 @@ func (a *Answerer) Generate(ctx context.Context, r *generatorv1.GenerateRequest)
 		kind = generatorv1.Context_CONTEXT_MEMORY
 	case kind == generatorv1.Context_CONTEXT_UNSPECIFIED:
 		kind = generatorv1.Context_CONTEXT_TEXT
+	}
+	var place *infer.Place
+	if len(r.Items) == 1 { // it does not wait, so who is refused is refused before passages are read or compressed
+		item := r.Items[0]
+		given := len(item.Passages) + len(item.Memories) + len(item.Points)
+		if place, err = lease.Reserve(given*(lease.Manifest().M+1), tokens(r.MaxTokens)); err != nil {
+			return nil, err
+		}
+		defer place.Release()
 	}
 	inputs := make([]input, len(r.Items))
 	for i, item := range r.Items {
@@ -60,7 +75,7 @@ func (a *Answerer) Generate(ctx context.Context, r *generatorv1.GenerateRequest)
 		if err != nil {
 			return nil, fmt.Errorf("item %d: %w", i, err)
 		}
-		requests[i] = infer.Request{Prompt: p, Adapter: in.adapter(), Sampling: sampling(r.Sampling), Stop: r.Sampling.GetStop(), MaxTokens: tokens(r.MaxTokens), Output: form}
+		requests[i] = infer.Request{Prompt: p, Adapter: in.adapter(), Sampling: sampling(r.Sampling), Stop: r.Sampling.GetStop(), MaxTokens: tokens(r.MaxTokens), Output: form, Place: place}
 	}
 	outputs, err := a.run(ctx, lease, requests, begin)
 	return &generatorv1.GenerateResponse{Outputs: outputs, Model: lease.Name}, err
