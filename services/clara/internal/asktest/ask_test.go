@@ -186,6 +186,8 @@ func TestAnswer(t *testing.T) {
 		{"negative k", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, TopK: -1}, clara.Invalid, "top_k -1"},
 		{"huge k", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, TopK: 1001}, clara.Invalid, "1 to 1000"},
 		{"negative tokens", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, MaxTokens: -1}, clara.Invalid, "max_tokens -1"},
+		// Before anything is looked up: otherwise this would be NotFound.
+		{"temperature", &generatorv1.AnswerRequest{Collection: "collections/nope", Question: question, Sampling: &generatorv1.Sampling{Temperature: -1}}, clara.Invalid, "temperature -1"},
 		{"impossible temperature", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, Sampling: &generatorv1.Sampling{Temperature: -1}}, clara.Invalid, "temperature"},
 		{"unknown context", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, Context: 9}, clara.Invalid, "context 9"},
 		{"unknown mode", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, Retrieve: 9}, clara.Invalid, "mode 9"},
@@ -492,6 +494,34 @@ func TestBusy(t *testing.T) {
 		body, err := io.ReadAll(reply.Body)
 		return err == nil && reply.StatusCode == http.StatusTooManyRequests && reply.Header.Get("Retry-After") != "" && strings.Contains(string(body), "rate_limit_error")
 	}, 30*time.Second, time.Millisecond)
+}
+
+// TestBusyBeforeSearch: where the engine has no place for an answer, nothing is searched for it and the model does not run.
+func TestBusyBeforeSearch(t *testing.T) {
+	e := start(t, infer.Options{Context: 400, Streams: 2}, rpc.Config{})
+	e.Records.Collection("handbook", "tiny")
+	e.Ready("handbook", "pumps", "the red pump is in hall two")
+	question := &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: "where is the pump?", MaxTokens: 8}
+	_, err := ask(t.Context(), e, question)
+	require.NoError(t, err) // the engine knows now what it can do
+	engine, release, err := e.Host.Acquire(t.Context(), "tiny")
+	require.NoError(t, err)
+	defer release()
+	var places []*infer.Place
+	for err == nil {
+		var p *infer.Place
+		p, err = engine.Reserve(0, 1) // less than the question
+		places = append(places, p)
+	}
+	busy := engine.Busy()
+	_, err = ask(t.Context(), e, question)
+	assert.Equal(t, clara.Busy, clara.KindOf(err))
+	assert.Equal(t, busy, engine.Busy())
+	for _, p := range places {
+		p.Release()
+	}
+	_, err = ask(t.Context(), e, question)
+	require.NoError(t, err)
 }
 
 func TestGRPC(t *testing.T) {
