@@ -359,12 +359,16 @@ type refusal struct {
 func (r *refusal) Error() string { return r.err.Error() }
 func (r *refusal) Unwrap() error { return r.err }
 
+// maxLate is how many tries of a request may end by time: a server that hangs is not waited for as often as one that fails.
+const maxLate = 2
+
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 64 << 20
 
 // post sends body until it is answered well, decode included, or is not worth sending again.
 func (c *Client) post(ctx context.Context, path, model string, body []byte, tokens int, used *Usage, decode func([]byte) (int, error)) error {
 	var last error
+	late := 0
 	for try := range c.endpoint.Tries {
 		if try > 0 {
 			used.Retries++
@@ -396,6 +400,11 @@ func (c *Client) post(ctx context.Context, path, model string, body []byte, toke
 			return a.err
 		}
 		last = a.err
+		if a.late {
+			if late++; late == maxLate {
+				return a.err
+			}
+		}
 		c.log.WarnContext(ctx, "request to endpoint did not succeed; trying again", "endpoint", c.endpoint.Name, "try", try+1, "err", a.err)
 		if try+1 == c.endpoint.Tries || a.retryAfter > 0 {
 			continue // Retry-After holds all requests back in the limiter
@@ -429,6 +438,7 @@ type answer struct {
 	err        error
 	again      bool // worth another try
 	pushedBack bool // the endpoint has too much to do
+	late       bool // it ended by time
 	retryAfter time.Duration
 }
 
@@ -489,7 +499,7 @@ func (c *Client) unreached(parent, ctx context.Context, err error) answer {
 	case clara.KindOf(err) == clara.State:
 		return answer{err: scrub(err)} // an address that is not allowed stays so
 	case ctx.Err() != nil:
-		return answer{err: clara.Errorf(clara.Unavailable, "endpoint %s at %s: no whole answer within %s in all or %s of silence", c.endpoint.Name, c.endpoint.PublicURL(), c.endpoint.Timeout, c.endpoint.IdleTimeout), again: true, pushedBack: true}
+		return answer{err: clara.Errorf(clara.Unavailable, "endpoint %s at %s: no whole answer within %s in all or %s of silence", c.endpoint.Name, c.endpoint.PublicURL(), c.endpoint.Timeout, c.endpoint.IdleTimeout), again: true, pushedBack: true, late: true}
 	}
 	return answer{err: clara.Errorf(clara.Unavailable, "endpoint %s at %s: %w; check %s", c.endpoint.Name, c.endpoint.PublicURL(), scrub(err), c.endpoint.Settings.URL), again: true}
 }

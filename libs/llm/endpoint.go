@@ -22,9 +22,9 @@ type Endpoint struct {
 	// AllowPrivate lets the address be one of a private network, AllowLoopback of this machine.
 	AllowPrivate, AllowLoopback bool
 
-	Timeout     time.Duration // of one try; 5 min
+	Timeout     time.Duration // of one try; 3 min
 	IdleTimeout time.Duration // between two pieces of an answer; 1 min
-	Tries       int           // 6
+	Tries       int           // 6; of them, two may end by time
 	BackoffMin  time.Duration // 500 ms
 	BackoffMax  time.Duration // 1 min
 	// RetryAfterMax is the longest Retry-After that is waited for; 10 min.
@@ -84,7 +84,7 @@ func (e Endpoint) withDefaults() (Endpoint, *url.URL, error) {
 			*d = value
 		}
 	}
-	duration(&e.Timeout, 5*time.Minute)
+	duration(&e.Timeout, 3*time.Minute)
 	duration(&e.IdleTimeout, time.Minute)
 	duration(&e.BackoffMin, 500*time.Millisecond)
 	duration(&e.BackoffMax, time.Minute)
