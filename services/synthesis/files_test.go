@@ -261,6 +261,27 @@ func TestChangedDocumentRedoesOnlyItsChunks(t *testing.T) {
 	assert.NotContains(t, string(data), "for the gearbox in hall 2")
 }
 
+// A new document leaves the pairs of others alone: whatever is asked because of it is about it.
+func TestNewDocumentChangesNoPairOfOthers(t *testing.T) {
+	t.Parallel()
+	s := llmtest.Start(t)
+	work, recipe := t.TempDir(), synthesis.Recipe{MultiHop: 100}
+	docs := handbook(6)
+	_, card, err := build(t, t.Context(), models(t, settings(s)), work, docs, recipe, nil)
+	require.NoError(t, err)
+	require.Positive(t, card.Pairs["multi_hop"])
+	asked := len(s.Calls())
+	more := docs[1]
+	more.FilePath, more.Filename, more.Content = "raw/plant/new.pdf", "new.pdf", strings.ReplaceAll(more.Content, "compressor", "windlass")
+	_, card, err = build(t, t.Context(), models(t, settings(s)), work, append([]dataset.Document{more}, docs...), recipe, nil)
+	require.NoError(t, err)
+	calls := s.Calls()[asked:]
+	require.Greater(t, len(calls), card.Sources[0].Chunks)
+	for _, c := range calls {
+		assert.Contains(t, c.Prompt, "windlass")
+	}
+}
+
 func TestBudgetEndsABuildThatCanGoOn(t *testing.T) {
 	t.Parallel()
 	s := llmtest.Start(t)

@@ -231,7 +231,7 @@ func (b *builder) judgeAll(ctx context.Context, tasks []*task) error {
 		j := &task{kind: "judge", key: digest(parts...), item: t.item + ", judge", messages: messages, schema: schema}
 		judges, of[j] = append(judges, j), judged{t, places}
 	}
-	return b.each(ctx, "judging", judges, func(ctx context.Context, j *task) error {
+	err := b.each(ctx, "judging", judges, func(ctx context.Context, j *task) error {
 		t := of[j].task
 		verdicts, err := b.judge(ctx, j, len(of[j].pairs))
 		if err != nil {
@@ -243,6 +243,10 @@ func (b *builder) judgeAll(ctx context.Context, tasks []*task) error {
 		}
 		return nil
 	})
+	for _, j := range judges { // in their order: sums of fractions depend on it
+		b.card.Usage.add(j.judged)
+	}
+	return err
 }
 
 // verdict is what is stored of a judgement.
@@ -257,7 +261,7 @@ func (b *builder) judge(ctx context.Context, j *task, n int) ([]bool, error) {
 	} else if ok {
 		var v verdict
 		if json.Unmarshal(value, &v) == nil && len(v.Right) == n {
-			b.judged(v)
+			j.judged = v.Usage
 			return v.Right, nil
 		}
 	}
@@ -281,16 +285,10 @@ func (b *builder) judge(ctx context.Context, j *task, n int) ([]bool, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encode verdict: %w", err)
 		}
-		b.judged(v)
+		j.judged = v.Usage
 		return v.Right, b.Store.Put(context.WithoutCancel(ctx), j.key, value)
 	}
 	return nil, clara.Errorf(clara.Corrupt, "asked %d times, no usable verdict: %w", maxAsked, last)
-}
-
-func (b *builder) judged(v verdict) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.card.Usage.add(v.Usage)
 }
 
 // Written is what a model has written about a text that belongs to no data set.

@@ -180,7 +180,7 @@ func Run(ctx context.Context, o Options) (*Card, error) {
 		return b.card, context.Cause(ctx)
 	}
 	search := candidate.NewBM25(b.texts)
-	extra := b.multiHopTasks(search)
+	extra := b.multiHopTasks()
 	if stopped == nil {
 		stopped = b.askAll(ctx, "multi-hop questions", extra)
 	}
@@ -236,8 +236,9 @@ type task struct {
 	schema   *llm.Schema
 	check    *pair.Chunk
 
-	answer *answer // nil: not there
-	wrong  []bool  // by pair: the judge's refusals
+	answer *answer   // nil: not there
+	wrong  []bool    // by pair: the judge's refusals
+	judged llm.Usage // of a judge's task
 }
 
 func (b *builder) task(kind string, messages []llm.Message, schema *llm.Schema, chunks ...int) *task {
@@ -292,27 +293,31 @@ func (b *builder) share(percent int, what string) []int {
 	return out
 }
 
-// Related chunks have something in common, but do not say the same.
-const (
-	relatedTried = 10
-	tooAlike     = 0.3
-)
+// tooAlike is how alike two chunks are that say the same.
+const tooAlike = 0.3
 
-func (b *builder) multiHopTasks(search *candidate.BM25) []*task {
+// multiHopTasks pairs chunks with those that they are most related to. A pair depends on its two chunks only: a changed
+// document changes no pair of others, unless one of its own chunks is a better partner now or was the partner before.
+func (b *builder) multiHopTasks() []*task {
 	var out []*task
+	related := candidate.NewRelated(b.texts)
 	seen := map[[2]int]bool{}
 	for _, i := range b.share(b.Recipe.MultiHop, "multi-hop") {
 		shingles := text.Shingles(b.texts[i])
-		for _, j := range search.Search(b.texts[i], relatedTried) {
-			pairOf := [2]int{min(i, j), max(i, j)}
-			if j == i || seen[pairOf] || text.Jaccard(shingles, text.Shingles(b.texts[j])) > tooAlike {
-				continue
-			}
-			seen[pairOf] = true
-			messages, schema := prompt.MultiHop(b.texts[i], b.texts[j])
-			out = append(out, b.task(pair.MultiHop, messages, schema, i, j))
-			break
+		j, ok := related.Best(i, func(j int) bool { return text.Jaccard(shingles, text.Shingles(b.texts[j])) <= tooAlike })
+		if !ok {
+			continue
 		}
+		first, second := i, j
+		if b.chunks[second].hash < b.chunks[first].hash { // the same task whichever chose the other
+			first, second = second, first
+		}
+		if seen[[2]int{first, second}] {
+			continue
+		}
+		seen[[2]int{first, second}] = true
+		messages, schema := prompt.MultiHop(b.texts[first], b.texts[second])
+		out = append(out, b.task(pair.MultiHop, messages, schema, first, second))
 	}
 	return out
 }

@@ -2,6 +2,7 @@ package candidate_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -118,4 +119,49 @@ func FuzzChoose(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A chunk that comes or goes changes no choice but those that it is part of.
+func TestRelatedDependsOnTwoChunksAlone(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	vocabulary := strings.Fields("harbour crane ferry quay dredging tonnes master log tower buoy valve pump turbine gearbox bearing 港口 起重机 渡轮 码头 疏浚")
+	chunks := make([]string, 40)
+	for i := range chunks {
+		var words []string
+		for range 8 {
+			words = append(words, vocabulary[rng.IntN(len(vocabulary))])
+		}
+		chunks[i] = strings.Join(words, " ") + fmt.Sprint(" ", i)
+	}
+	every := func(int) bool { return true }
+	all := candidate.NewRelated(chunks)
+	chosen := 0
+	for gone := range chunks {
+		rest := slices.Delete(slices.Clone(chunks), gone, gone+1)
+		fewer := candidate.NewRelated(rest)
+		for i := range rest {
+			was := i
+			if i >= gone {
+				was++
+			}
+			j, ok := all.Best(was, every)
+			k, okay := fewer.Best(i, every)
+			if !ok {
+				assert.False(t, okay)
+				continue
+			}
+			if j == gone {
+				continue
+			}
+			require.True(t, okay)
+			assert.Equal(t, chunks[j], rest[k])
+			chosen++
+		}
+	}
+	assert.Greater(t, chosen, 1000)
+	_, ok := candidate.NewRelated([]string{"harbour crane", "valve pump"}).Best(0, every)
+	assert.False(t, ok, "nothing in common")
+	j, ok := candidate.NewRelated([]string{"harbour crane", "harbour crane ferry", "harbour"}).Best(0, func(j int) bool { return j != 1 })
+	assert.True(t, ok)
+	assert.Equal(t, 2, j)
 }

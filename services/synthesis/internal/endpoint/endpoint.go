@@ -40,7 +40,8 @@ type Config struct {
 	TokensPerMinute   int           `help:"Limit of the endpoint; 0: not known." env:"CLARA_LLM_TPM"`
 	PriceIn           float64       `help:"Price of a million prompt tokens." env:"CLARA_LLM_PRICE_IN"`
 	PriceOut          float64       `help:"Price of a million generated tokens." env:"CLARA_LLM_PRICE_OUT"`
-	Timeout           time.Duration `help:"Longest time for one request." env:"CLARA_LLM_TIMEOUT" default:"5m"`
+	Timeout           time.Duration `help:"Longest time for one request; one that runs out of it is tried once more." env:"CLARA_LLM_TIMEOUT" default:"3m"`
+	IdleTimeout       time.Duration `help:"Longest silence within an answer that has begun." env:"CLARA_LLM_IDLE_TIMEOUT" default:"1m"`
 	Backoff           time.Duration `help:"Pause before a request is tried again the first time; it doubles from there." env:"CLARA_LLM_BACKOFF" default:"500ms"`
 	Tries             int           `help:"Times a request is tried." env:"CLARA_LLM_TRIES" default:"6"`
 }
@@ -50,6 +51,9 @@ func (c Config) Validate() error {
 	var faults []error
 	if c.Concurrency <= 0 || c.Tries <= 0 || c.Timeout <= 0 {
 		faults = append(faults, errors.New("concurrency, tries and timeout must be positive"))
+	}
+	if c.IdleTimeout < 0 {
+		faults = append(faults, errors.New("idle-timeout must not be negative"))
 	}
 	if c.RequestsPerMinute < 0 || c.TokensPerMinute < 0 || c.PriceIn < 0 || c.PriceOut < 0 {
 		faults = append(faults, errors.New("limits per minute and prices must not be negative"))
@@ -109,8 +113,12 @@ func Open(c Config, generator llm.Model, log *slog.Logger) (*Set, error) {
 		s.list = append(s.list, own(generator, c.Model))
 	} else if c.Provider != "" || c.BaseURL != "" || c.APIKey != "" {
 		url := c.BaseURL
-		if url == "" {
-			url = providers[c.Provider]
+		switch known := providers[c.Provider]; {
+		case url == "":
+			url = known
+		case known != "" && strings.TrimRight(url, "/") != known:
+			// One of them may come from a .env file that was forgotten: documents must not go where they were not meant to.
+			return nil, clara.Errorf(clara.Invalid, "provider %s is at %s, but BASE_URL (--base-url) says %s: leave one of them out", c.Provider, known, llm.Endpoint{BaseURL: url}.PublicURL())
 		}
 		if url == "" {
 			url = providers["openai"]
@@ -122,7 +130,7 @@ func Open(c Config, generator llm.Model, log *slog.Logger) (*Set, error) {
 		err := s.add(llm.Endpoint{
 			Name: name, BaseURL: url, APIKey: c.APIKey.Reveal(),
 			Settings:     llm.Settings{Key: "OPENAI_API_KEY (--api-key)", URL: "BASE_URL (--base-url)", Model: "MODEL, VISION_MODEL or EMBEDDING_MODEL (--model, ..)", Private: "--allow-private or --allow-loopback"},
-			AllowPrivate: c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: c.Timeout, Tries: c.Tries, BackoffMin: c.Backoff, Concurrency: c.Concurrency,
+			AllowPrivate: c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: c.Timeout, IdleTimeout: c.IdleTimeout, Tries: c.Tries, BackoffMin: c.Backoff, Concurrency: c.Concurrency,
 			RequestsPerMinute: c.RequestsPerMinute, TokensPerMinute: c.TokensPerMinute, PriceIn: c.PriceIn, PriceOut: c.PriceOut,
 		}, Endpoint{Model: c.Model, VisionModel: c.VisionModel, EmbeddingModel: c.EmbeddingModel, JudgeModel: c.JudgeModel}, log)
 		if err != nil {
@@ -233,7 +241,7 @@ func (s *Set) read(c Config, log *slog.Logger) error {
 		err := s.add(llm.Endpoint{
 			Name: e.Name, BaseURL: url, APIKey: key,
 			Settings:     llm.Settings{Key: setting, URL: "base_url of " + where, Model: "the models of " + where, Private: "allow_private of " + where},
-			AllowPrivate: e.AllowPrivate || c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: e.Timeout, Tries: c.Tries, BackoffMin: c.Backoff, Concurrency: e.Concurrency,
+			AllowPrivate: e.AllowPrivate || c.AllowPrivate, AllowLoopback: c.AllowLoopback, Timeout: e.Timeout, IdleTimeout: c.IdleTimeout, Tries: c.Tries, BackoffMin: c.Backoff, Concurrency: e.Concurrency,
 			RequestsPerMinute: e.RequestsPerMinute, TokensPerMinute: e.TokensPerMinute, PriceIn: e.PriceIn, PriceOut: e.PriceOut,
 		}, Endpoint{Model: e.Model, VisionModel: e.VisionModel, EmbeddingModel: e.EmbeddingModel, JudgeModel: e.JudgeModel}, log)
 		if err != nil {

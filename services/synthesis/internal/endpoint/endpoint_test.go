@@ -86,6 +86,7 @@ func TestEndpointsThatAreWrong(t *testing.T) {
 		{"twice", endpoint.Config{File: file(t, "endpoints:\n  - {name: a, base_url: 'http://a/v1'}\n  - {name: a, base_url: 'http://b/v1'}")}, "two endpoints"},
 		{"no file", endpoint.Config{File: "nowhere.yaml"}, "nowhere.yaml"},
 		{"not http", endpoint.Config{BaseURL: "file:///etc/passwd"}, "BASE_URL"},
+		{"provider and another address", endpoint.Config{Provider: "ollama", BaseURL: "https://user:pass@api.example.com/v1"}, "leave one of them out"},
 		{"endpoint of a task", endpoint.Config{BaseURL: "http://a/v1", VisionEndpoint: "b"}, "endpoint of vision"},
 		{"no generator", endpoint.Config{Provider: "clara"}, "no generator"},
 	} {

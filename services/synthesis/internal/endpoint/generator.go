@@ -19,8 +19,9 @@ type Generator struct {
 const (
 	// maxTokens bounds an answer: small models go on and on.
 	maxTokens = 2048
-	// streams is how many requests at once the generator is given: as many as it batches.
-	streams = 8
+	// streams is how many requests at once the generator is given: half of what it batches, so that people who ask find
+	// a place.
+	streams = 4
 	// busyTries is how often a request is made that finds the generator's queue full.
 	busyTries = 20
 	// longestPause between two of them.

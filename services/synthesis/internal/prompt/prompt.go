@@ -56,10 +56,10 @@ func length(min, max int) string { return fmt.Sprintf(`"minLength":%d,"maxLength
 // items bounds a list.
 func items(min, max int) string { return fmt.Sprintf(`"minItems":%d,"maxItems":%d`, min, max) }
 
-// What models that hold to lengths are given for a question and an answer: more than what is good, less than a ramble.
+// What models that hold to lengths are given for a question and an answer: enough for a good one, too little for a ramble.
 var (
-	questionLength = length(10, 300)
-	answerLength   = length(1, 500)
+	questionLength = length(10, 160)
+	answerLength   = length(1, 240)
 )
 
 // passage fences a text, so that its end is plain whatever it says.
@@ -68,7 +68,7 @@ func passage(name, text string) string { return fmt.Sprintf("<%s>\n%s\n</%s>", n
 // Synthesis asks for summary and pairs of a chunk.
 func Synthesis(chunk string) ([]llm.Message, *llm.Schema) {
 	n := utf8.RuneCountInString(chunk)
-	return []llm.Message{{Role: "system", Text: synthesis}, {Role: "user", Text: passage("passage", chunk)}}, schema("training_data", synthesisSchema, length(n/3, n), items(3, 5), questionLength, answerLength)
+	return []llm.Message{{Role: "system", Text: synthesis}, {Role: "user", Text: passage("passage", chunk)}}, schema("training_data", synthesisSchema, length(n/3, n*4/5), items(3, 4), questionLength, answerLength)
 }
 
 // Again asks once more after an answer that could not be used, and says why.
