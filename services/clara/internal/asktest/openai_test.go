@@ -147,7 +147,7 @@ func TestOpenAI(t *testing.T) {
 		{"hot", client, openai.ChatCompletionNewParams{Model: "handbook", Temperature: openai.Float(3), Messages: messages}, http.StatusBadRequest, "temperature", "0 to 2"},
 		{"picture", client, openai.ChatCompletionNewParams{Model: "handbook", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage([]openai.ChatCompletionContentPartUnionParam{
 			openai.ImageContentPart(openai.ChatCompletionContentPartImageImageURLParam{URL: "https://example.com/x.png"}),
-		})}}, http.StatusBadRequest, "", "image_url"},
+		})}}, http.StatusBadRequest, "messages", "image_url"},
 		{"long conversation", client, openai.ChatCompletionNewParams{Model: "models/plain", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(strings.Repeat("long ", 100))}}, http.StatusBadRequest, "", "holds 400"},
 	} {
 		t.Run(x.name, func(t *testing.T) {

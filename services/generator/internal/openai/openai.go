@@ -69,11 +69,12 @@ func (h *Handler) chat(w http.ResponseWriter, req *http.Request) {
 	ctx := req.Context()
 	var r chatRequest
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
-	if err == nil {
-		err = json.Unmarshal(body, &r)
-	}
 	if err != nil {
 		h.fail(ctx, w, clara.Errorf(clara.Invalid, "read request: %w", err))
+		return
+	}
+	if err := read(body, &r); err != nil {
+		h.fail(ctx, w, err)
 		return
 	}
 	if err := r.check(); err != nil {

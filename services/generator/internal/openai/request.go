@@ -3,7 +3,8 @@ package openai
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/clara-suite/clara/libs/clara"
@@ -32,7 +33,11 @@ type chatRequest struct {
 	FrequencyPenalty float64           `json:"frequency_penalty"`
 	PresencePenalty  float64           `json:"presence_penalty"`
 	Logprobs         bool              `json:"logprobs"`
+	TopLogprobs      *int              `json:"top_logprobs"`
 	Tools            []json.RawMessage `json:"tools"`
+	ToolChoice       json.RawMessage   `json:"tool_choice"`
+	Modalities       []string          `json:"modalities"`
+	Audio            json.RawMessage   `json:"audio"`
 	Functions        []json.RawMessage `json:"functions"`
 	LogitBias        map[string]any    `json:"logit_bias"`
 	ResponseFormat   *format           `json:"response_format"`
@@ -83,8 +88,8 @@ func (f *format) schema() (string, error) {
 }
 
 type message struct {
-	Role    string  `json:"role"`
-	Content content `json:"content"`
+	Role    string   `json:"role"`
+	Content *content `json:"content"`
 }
 
 // content is a string or a list of parts; only text parts are taken.
@@ -109,7 +114,7 @@ func (c *content) UnmarshalJSON(b []byte) error {
 	var text strings.Builder
 	for _, p := range parts {
 		if p.Type != "text" {
-			return fmt.Errorf("content parts of type %q are not taken, only text", p.Type)
+			return &paramError{"messages", clara.Errorf(clara.Invalid, "content parts of type %q are not taken, only text", p.Type)}
 		}
 		text.WriteString(p.Text)
 	}
@@ -133,6 +138,20 @@ func (s *stops) UnmarshalJSON(b []byte) error {
 // maxStops is what the interface allows.
 const maxStops = 4
 
+// read reads a request. Invalid, naming the parameter where one is of a wrong type.
+func read(body []byte, r *chatRequest) error {
+	err := json.Unmarshal(body, r)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) && wrong.Field != "" {
+		param, _, _ := strings.Cut(wrong.Field, ".")
+		return &paramError{param, clara.Errorf(clara.Invalid, "%s: a %s is given, which it can't be", wrong.Field, wrong.Value)}
+	}
+	if err != nil {
+		return clara.Errorf(clara.Invalid, "read request: %w", err)
+	}
+	return nil
+}
+
 // check refuses what is wrong, or not done here.
 func (r *chatRequest) check() error {
 	param := func(name, format string, args ...any) error {
@@ -149,10 +168,18 @@ func (r *chatRequest) check() error {
 		return param("stop", "%d texts: the limit is %d", len(r.Stop), maxStops)
 	case len(r.Tools) > 0:
 		return param("tools", "not done here: leave them out")
+	case !slices.Contains([]string{"", "null", `"none"`, `"auto"`}, string(r.ToolChoice)):
+		return param("tool_choice", "tools are not done here: leave it out")
 	case len(r.Functions) > 0:
 		return param("functions", "not done here: leave them out")
 	case r.Logprobs:
 		return param("logprobs", "not done here: leave them out")
+	case r.TopLogprobs != nil && *r.TopLogprobs != 0:
+		return param("top_logprobs", "not done here: leave them out")
+	case slices.ContainsFunc(r.Modalities, func(m string) bool { return m != "text" }) || len(r.Audio) > 0 && string(r.Audio) != "null":
+		return param("modalities", "only text is done")
+	case r.StreamOptions != nil && !r.Stream:
+		return param("stream_options", "it is for streams: set stream too")
 	case r.FrequencyPenalty != 0:
 		return param("frequency_penalty", "only 0 is done")
 	case r.PresencePenalty != 0:
@@ -174,6 +201,9 @@ func (r *chatRequest) check() error {
 		case "system", "developer", "user", "assistant":
 		default:
 			return param("messages", "message %d has role %q: want system, developer, user or assistant", i, m.Role)
+		}
+		if m.Content == nil {
+			return param("messages", "message %d has no content", i)
 		}
 	}
 	for _, name := range []struct {
@@ -225,7 +255,7 @@ func (r *chatRequest) sampling() *generatorv1.Sampling {
 func (r *chatRequest) question() (string, error) {
 	for i := len(r.Messages) - 1; i >= 0; i-- {
 		if r.Messages[i].Role == "user" {
-			return string(r.Messages[i].Content), nil
+			return string(*r.Messages[i].Content), nil
 		}
 	}
 	return "", &paramError{"messages", clara.Errorf(clara.Invalid, "messages: none is the user's, so there is no question")}
@@ -235,7 +265,7 @@ func (r *chatRequest) question() (string, error) {
 func (r *chatRequest) conversation() []*generatorv1.Message {
 	out := make([]*generatorv1.Message, len(r.Messages))
 	for i, m := range r.Messages {
-		out[i] = &generatorv1.Message{Role: m.Role, Text: string(m.Content)}
+		out[i] = &generatorv1.Message{Role: m.Role, Text: string(*m.Content)}
 		if m.Role == "developer" {
 			out[i].Role = "system"
 		}
