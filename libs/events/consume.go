@@ -114,7 +114,8 @@ func NewConsumer[T proto.Message](conn *Conn, service string, h Handler[T], opts
 	}
 	var err, err2 error
 	c.handled, err = conn.meter.Int64Counter("clara_events_handled", metric.WithDescription("Events by consumer and result."))
-	c.seconds, err2 = conn.meter.Float64Histogram("clara_events_seconds", metric.WithDescription("Time at work on an event."), metric.WithUnit("s"))
+	c.seconds, err2 = conn.meter.Float64Histogram("clara_events_seconds", metric.WithDescription("Time at work on an event."), metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600))
 	return c, errors.Join(err, err2)
 }
 

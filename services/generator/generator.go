@@ -70,7 +70,8 @@ func New(_ context.Context, cfg Config, d Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}
-	first, err := meter.Float64Histogram("clara_generator_first_token_seconds", metric.WithDescription("Time from a request to its first token."), metric.WithUnit("s"))
+	first, err := meter.Float64Histogram("clara_generator_first_token_seconds", metric.WithDescription("Time from a request to its first token."), metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.01, .02, .03, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 1.5, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 60, 120))
 	if err != nil {
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}

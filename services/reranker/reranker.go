@@ -68,7 +68,8 @@ func New(_ context.Context, cfg Config, d Deps) (*Service, error) {
 		d.Meter = noop.NewMeterProvider()
 	}
 	seconds, err := d.Meter.Meter("clara/reranker").Float64Histogram("clara_reranker_retrieve_seconds",
-		metric.WithDescription("Time of a retrieval, the question's encoding included, by mode."), metric.WithUnit("s"))
+		metric.WithDescription("Time of a retrieval, the question's encoding included, by mode."), metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.001, .002, .003, .005, .0075, .01, .015, .02, .03, .05, .075, .1, .15, .2, .3, .5, .75, 1, 2, 3, 5, 10, 30))
 	if err != nil {
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}
