@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/infer/ort"
@@ -156,32 +157,39 @@ func (e *Engine) Recognize(ctx context.Context, img image.Image) ([]Line, error)
 	if err != nil || len(quads) == 0 {
 		return nil, err
 	}
-	back := func(q Point) Point { return q }
+	v := view{p, quads, func(q Point) Point { return q }}
 	if lying(quads) {
 		// The page lies on its side: turn it, and the corners back at the end.
-		w := float64(p.w)
-		p = p.turned()
-		back = func(q Point) Point { return Point{w - q.Y, q.X} }
-		if quads, err = e.detect(p); err != nil {
+		if v, err = e.quarter(v); err != nil {
 			return nil, err
 		}
 	}
-	down, err := e.upsideDown(p, quads)
+	down, err := e.upsideDown(v.p, v.quads)
 	if err != nil {
 		return nil, err
 	}
 	if down {
-		w, h := float64(p.w), float64(p.h)
-		p = p.turned().turned()
-		before := back
-		back = func(q Point) Point { return before(Point{w - q.X, h - q.Y}) }
-		if quads, err = e.detect(p); err != nil {
+		if v, err = e.half(v); err != nil {
 			return nil, err
 		}
 	}
-	lines, err := e.read(ctx, p, quads)
+	lines, err := e.read(ctx, v.p, v.quads)
 	if err != nil {
 		return nil, err
+	}
+	if doubtful(lines, len(v.quads)) {
+		// The classifier errs on long lines: the other way up may read better.
+		other, err := e.half(v)
+		if err != nil {
+			return nil, err
+		}
+		again, err := e.read(ctx, other.p, other.quads)
+		if err != nil {
+			return nil, err
+		}
+		if worth(again) > worth(lines) {
+			v, lines = other, again
+		}
 	}
 	slices.SortStableFunc(lines, func(a, b Line) int {
 		if a.Corners[0].Y < b.Corners[0].Y {
@@ -194,8 +202,53 @@ func (e *Engine) Recognize(ctx context.Context, img image.Image) ([]Line, error)
 	})
 	for i := range lines {
 		for k, c := range lines[i].Corners {
-			lines[i].Corners[k] = back(c)
+			lines[i].Corners[k] = v.back(c)
 		}
 	}
 	return lines, nil
+}
+
+// view is a picture turned some way, the lines' places on it, and the way back
+// to the places on the picture as it came.
+type view struct {
+	p     *pixmap
+	quads []quad
+	back  func(Point) Point
+}
+
+// quarter turns the view a quarter.
+func (e *Engine) quarter(v view) (view, error) {
+	w := float64(v.p.w)
+	p := v.p.turned()
+	quads, err := e.detect(p)
+	return view{p, quads, func(q Point) Point { return v.back(Point{w - q.Y, q.X}) }}, err
+}
+
+// half turns the view upside down.
+func (e *Engine) half(v view) (view, error) {
+	w, h := float64(v.p.w), float64(v.p.h)
+	p := v.p.turned().turned()
+	quads, err := e.detect(p)
+	return view{p, quads, func(q Point) Point { return v.back(Point{w - q.X, h - q.Y}) }}, err
+}
+
+// sure is the mean score from which on text was read the right way up.
+const sure = 0.85
+
+// doubtful reports lines read so badly that they may stand on their heads.
+func doubtful(lines []Line, places int) bool {
+	runes := 0
+	for i := range lines {
+		runes += utf8.RuneCountInString(lines[i].Text)
+	}
+	return len(lines)*10 < places*6 || worth(lines) < sure*float64(runes)
+}
+
+// worth is the number of characters read, each by its line's score.
+func worth(lines []Line) float64 {
+	sum := 0.0
+	for i := range lines {
+		sum += lines[i].Score * float64(utf8.RuneCountInString(lines[i].Text))
+	}
+	return sum
 }

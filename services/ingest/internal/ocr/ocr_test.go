@@ -27,7 +27,11 @@ func drawn(t *testing.T, lines ...string) *image.RGBA {
 	require.NoError(t, err)
 	face, err := opentype.NewFace(f, &opentype.FaceOptions{Size: 28, DPI: 72})
 	require.NoError(t, err)
-	img := image.NewRGBA(image.Rect(0, 0, 700, 60+60*len(lines)))
+	width := 700
+	for _, l := range lines {
+		width = max(width, 80+font.MeasureString(face, l).Ceil())
+	}
+	img := image.NewRGBA(image.Rect(0, 0, width, 60+60*len(lines)))
 	draw.Draw(img, img.Bounds(), image.White, image.Point{}, draw.Src)
 	for i, l := range lines {
 		d := font.Drawer{Dst: img, Src: image.Black, Face: face, Dot: fixed.P(40, 60+60*i)}
@@ -95,4 +99,24 @@ func TestRecognize(t *testing.T) {
 		_, err := e.Recognize(ctx, page)
 		assert.ErrorIs(t, err, context.Canceled)
 	})
+}
+
+// Long lines upside down fool the classifier of directions, which sees them
+// squeezed: they must read right all the same.
+func TestLongLinesUpsideDown(t *testing.T) {
+	e := ocr.New(ocr.Config{})
+	defer e.Close()
+	if err := e.Ready(); err != nil {
+		t.Skipf("NOT RUN: reading pictures needs the OCR models and ONNX Runtime: %v", err)
+	}
+	want := "The clerk writes the name of the ship and her last port"
+	page := turned(turned(drawn(t, want+" here", want+" again", want+" twice")))
+	lines, err := e.Recognize(context.Background(), page)
+	require.NoError(t, err)
+	require.Len(t, lines, 3)
+	for _, l := range lines {
+		assert.Contains(t, strings.ReplaceAll(l.Text, " ", ""), strings.ReplaceAll(want, " ", ""))
+	}
+	// Places are those on the picture as it came: the first line is its last.
+	assert.Greater(t, lines[0].Corners[0].Y, lines[2].Corners[0].Y)
 }

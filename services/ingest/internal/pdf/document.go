@@ -95,7 +95,10 @@ func (t *typography) isHeading(b *block, next *block) bool {
 	last, _ := utf8.DecodeLastRuneInString(strings.TrimRight(text, " "))
 	sentence := strings.ContainsRune(".,;。，；", last)
 	number := numbered.MatchString(text)
-	if b.kind == listItem && (isBullet(b.marker) || !number && !strings.ContainsAny(b.marker, "、")) && b.style.size < 1.15*t.body.size {
+	// "(2) Scope" in bold above text of its own is no item of a list.
+	alone := b.kind == listItem && !isBullet(b.marker) && b.bold && !t.body.bold && len(b.lines) == 1 && !sentence &&
+		next != nil && next.kind == paragraph && !next.bold
+	if b.kind == listItem && !alone && (isBullet(b.marker) || !number && !strings.ContainsAny(b.marker, "、")) && b.style.size < 1.15*t.body.size {
 		return false
 	}
 	letters, upper := 0, 0
@@ -129,7 +132,7 @@ func (t *typography) isHeading(b *block, next *block) bool {
 	follows := next != nil && next.kind != heading || next == nil
 	caps := upper == letters && letters >= 4
 	switch {
-	case b.bold && !t.body.bold && b.kind == paragraph && follows && last != ':' && last != '：':
+	case b.bold && !t.body.bold && (b.kind == paragraph || alone) && follows && last != ':' && last != '：':
 		return lines == 1 || number
 	case distinct && number:
 		return true

@@ -50,7 +50,7 @@ func arrange(s *source) *layout {
 	tables := taggedTables(s, words)
 	tables = append(tables, ruledTables(s, withoutTables(words, tables))...)
 	words = withoutTables(words, tables)
-	rg := region{words: words}
+	rg := region{box: box{0, 0, s.width, s.height}, words: words}
 	for i := range tables {
 		rg.obstacles = append(rg.obstacles, obstacle{tables[i].box, i})
 	}

@@ -206,6 +206,66 @@ func samples() map[string]*writer {
 	w.text(1, 8, 77, 703, "By a vote of the council.")
 	w.annots = []string{"<< /Type /Annot /Subtype /Link /Rect [228 698 271 712] /A << /S /URI /URI (https://example.org/fees) >> >>"}
 	s["notes"] = w
+	// Thick lines above and below, a thin one under the head, cells of several
+	// lines; the lines of the page's head and foot are as long.
+	w = &writer{}
+	w.page()
+	w.line(72, 60, 520, 60)
+	y = w.paragraph(1, 10, 72, 90, prose[0]+" "+prose[1], prose[2]+" "+prose[3], prose[4]+" "+prose[5])
+	w.raw(fmt.Sprintf("1.6 w 72 %g m 520 %g l S", 792-y-10, 792-y-10))
+	w.text(1, 10, 80, y+24, "No")
+	w.text(1, 10, 130, y+24, "Rule")
+	w.text(1, 10, 480, y+24, "Level")
+	w.line(72, y+30, 520, y+30)
+	for i, l := range [][]string{{prose[0], prose[1], prose[2]}, {prose[6], prose[7]}} {
+		w.text(2, 10, 80, y+44, fmt.Sprintf("1.%d", i+1))
+		w.text(1, 10, 490, y+44, fmt.Sprint(2-i))
+		y = w.paragraph(1, 10, 130, y+44, l...) - 32
+	}
+	w.raw(fmt.Sprintf("1.6 w 72 %g m 520 %g l S", 792-y-36, 792-y-36))
+	w.paragraph(1, 10, 72, y+60, prose[8]+" "+prose[9])
+	w.line(72, 740, 520, 740)
+	s["wrapped-cells"] = w
+
+	w = &writer{}
+	w.page()
+	w.line(72, 60, 520, 60)
+	w.text(2, 14, 72, 90, "Contents")
+	for i, title := range []string{"Preface", "Opening hours", "Exceptions on holidays", "Fees", "Renewal of a permit", "Index"} {
+		at := 120 + 16*float64(i)
+		w.text(1, 10, 72, at, title)
+		for x := 200.0; i > 0 && x < 490; x += 10 {
+			w.text(1, 10, x, at, ".")
+		}
+		w.text(1, 10, 500, at, fmt.Sprint(3+4*i))
+	}
+	w.line(72, 740, 520, 740)
+	s["contents"] = w
+
+	// Two pages of a book on one: short lines, on the same baselines.
+	w = &writer{ofPage: "/CropBox [0 396 612 792] "}
+	w.page()
+	for i := range 2 {
+		x := 40 + 310*float64(i)
+		y = w.paragraph(1, 10, x, 50, fmt.Sprintf("%d. Which of these hold for your harbour?", i+1))
+		for _, l := range []string{"Permits are given by letter", "Fees are paid in cash", "The gate is open at night", "None of these"} {
+			w.text(1, 10, x, y+4, "\x95 "+l)
+			y += 14
+		}
+		w.paragraph(1, 10, x, y+16, prose[:8]...)
+	}
+	s["spread"] = w
+
+	w = &writer{}
+	w.page()
+	w.text(2, 14, 72, 90, "Problems")
+	y = 110
+	for i, title := range []string{"Rules that contradict the law", "Offices without a register", "Fees"} {
+		w.text(2, 10, 72, y+10, fmt.Sprintf("(%d) %s", i+1, title))
+		y = w.paragraph(1, 10, 72, y+28, prose[3*i:3*i+3]...)
+	}
+	s["numbered-heads"] = w
+
 	return s
 }
 

@@ -135,6 +135,7 @@ func dedupe(gs []gutter) []gutter {
 
 // region is a part of the page that is read from top to bottom.
 type region struct {
+	// box is the page, of the region that is all of it.
 	box   box
 	words []word
 	// obstacles are tables and pictures, each with its place in the page's list.
@@ -161,7 +162,7 @@ func splitColumns(rg region, body float64, rtl bool, depth int) []region {
 		}
 		g = stretch(rows, g)
 		g = trim(rows, g)
-		if g.end-g.start < 2 || !isColumns(rows[g.start:g.end], g) {
+		if g.end-g.start < 2 || !isColumns(rows[g.start:g.end], g) && !isSpread(rows[g.start:g.end], g, rg.box, body) {
 			continue
 		}
 		y0, y1 := rows[g.start].box.y0, rows[g.end-1].box.y1
@@ -308,6 +309,23 @@ func isColumns(rows []row, g gutter) bool {
 	}
 	// Addresses side by side, as under the title of a paper.
 	return left.mail && right.mail && left.rows >= 2
+}
+
+// isSpread reports whether the gutter is the fold between two pages of a book
+// that are one page of the file: a wide one in the middle, with as much on
+// both sides of it. The page is zero where the region is only a part of one.
+func isSpread(rows []row, g gutter, page box, body float64) bool {
+	x := (g.x0 + g.x1) / 2
+	if page.width() < 1.2*page.height() || g.x1-g.x0 < 3*body || math.Abs(x-page.midX()) > 0.05*page.width() {
+		return false
+	}
+	lo, hi := g.x0, g.x1
+	for i := range rows {
+		lo, hi = min(lo, rows[i].box.x0), max(hi, rows[i].box.x1)
+	}
+	left, right := sideOf(rows, x, true), sideOf(rows, x, false)
+	return min(left.rows, right.rows) >= 8 && min(median(left.chars), median(right.chars)) >= 12 &&
+		math.Abs((g.x0-lo)-(hi-g.x1)) < 0.08*page.width()
 }
 
 // side sums up the words on one side of a gutter.

@@ -297,7 +297,7 @@ func makeLine(r *row) line {
 			l.element = 0
 		}
 	}
-	if n := len(words); n > 2 && !l.leader && allDigits(words[n-1].text) && letters >= 1 && gapBetween(&words[n-2], &words[n-1]) > 3*r.size {
+	if n := len(words); n >= 2 && !l.leader && allDigits(words[n-1].text) && letters >= 1 && gapBetween(&words[n-2], &words[n-1]) > 3*r.size {
 		// An entry of a table of contents, led to its page by space alone.
 		l.leader = true
 	}

@@ -544,6 +544,9 @@ func wordText(chars []rune) (text string, hyphen bool) {
 				hyphen = true
 			}
 		case c < ' ' || c == 0x7F || c == 0xFFFF || c == 0xFEFF || c == 0x200B || c >= 0xD800 && c <= 0xDFFF || c > unicode.MaxRune:
+		case c == 0x2010 || c == 0x2011:
+			// Hyphens by another name; at a line's end they split words too.
+			b.WriteByte('-')
 		case c >= 0xFB00 && c <= 0xFB06:
 			b.WriteString(ligatures[c-0xFB00])
 		case c >= 0xE000 && c <= 0xF8FF:
@@ -740,11 +743,19 @@ func (r *pageReader) path(obj uint64, f frame, m matrix, s *source) {
 	if s.addThin(b) {
 		return
 	}
-	if b.width() < 4 || b.height() < 4 {
-		return
-	}
 	n := min(r.callInt(fnPathCount, obj), maxSegments)
-	if n < 2 {
+	if n == 2 && stroked && !filled {
+		// One line: its bounds are twice as thick as it is drawn.
+		if b.width() > b.height() {
+			b.y0, b.y1 = b.y0+b.height()/4, b.y1-b.height()/4
+		} else {
+			b.x0, b.x1 = b.x0+b.width()/4, b.x1-b.width()/4
+		}
+		if s.addThin(b) {
+			return
+		}
+	}
+	if n < 2 || b.width() < 4 || b.height() < 4 {
 		return
 	}
 	own := matrix{a: 1, d: 1}

@@ -494,7 +494,13 @@ func spacedTable(words []word, bounds box, ys []float64) *table {
 	if len(ys) >= 2 && rows[0].box.y0-ys[0] > 4*body {
 		return nil
 	}
+	if mostlyLeaders(rows) {
+		return nil // contents between the lines of the page's head and foot
+	}
 	strips := columnEdges(rows[head:], body)
+	if len(strips) < 1 && head > 0 {
+		strips = headEdges(rows, head, body)
+	}
 	if len(strips) < 1 {
 		return nil
 	}
@@ -502,7 +508,7 @@ func spacedTable(words []word, bounds box, ys []float64) *table {
 	for i, s := range strips {
 		cols[i] = clearest(s, rows[max(head-1, 0):head])
 	}
-	if isProse(rows, cols, bounds) {
+	if isProse(rows, cols, bounds) || head > 0 && allCross(rows[:head], cols, body) {
 		return nil
 	}
 	edges := append(append([]float64{bounds.x0}, cols...), bounds.x1)
@@ -607,6 +613,91 @@ func columnEdges(rows []row, body float64) []interval {
 		x = e
 	}
 	return out
+}
+
+// headEdges returns the strips of a table whose head, between two lines, shows
+// its columns while most rows of text go on a cell: strips that no row crosses
+// and that part the head in as many cells.
+func headEdges(rows []row, head int, body float64) []interval {
+	lo, hi := math.Inf(1), math.Inf(-1)
+	for i := range rows {
+		lo, hi = min(lo, rows[i].box.x0), max(hi, rows[i].box.x1)
+	}
+	strips := []interval{{lo, hi}}
+	for i := range rows {
+		var next []interval
+		for _, s := range strips {
+			at := s.x0
+			for _, g := range segments(&rows[i], body) {
+				if g.x0 > at {
+					next = append(next, interval{at, min(g.x0, s.x1)})
+				}
+				if at = max(at, g.x1); at >= s.x1 {
+					break
+				}
+			}
+			if at < s.x1 {
+				next = append(next, interval{at, s.x1})
+			}
+		}
+		strips = slices.DeleteFunc(next, func(s interval) bool { return s.x1-s.x0 < max(3, 0.45*body) })
+		if len(strips) > maxStrips {
+			return nil
+		}
+	}
+	// Each column has a cell in the head.
+	inHead := func(a, b float64) bool {
+		return slices.ContainsFunc(rows[:head], func(r row) bool {
+			return slices.ContainsFunc(r.words, func(w word) bool { return w.box.midX() > a && w.box.midX() < b })
+		})
+	}
+	from := lo
+	inner := strips[:0]
+	for _, s := range strips {
+		if s.x0 <= lo || s.x1 >= hi {
+			continue
+		}
+		if !inHead(from-1, s.x0) {
+			return nil
+		}
+		from = s.x1
+		inner = append(inner, s)
+	}
+	if !inHead(from, hi+1) {
+		return nil
+	}
+	return inner
+}
+
+const maxStrips = 64
+
+// allCross reports rows that all run over all columns: text above a table,
+// between a line of the page's and the table's own.
+func allCross(rows []row, cols []float64, body float64) bool {
+	for i := range rows {
+		g := segments(&rows[i], body)
+		if len(g) != 1 || g[0].x0 > cols[0] || g[0].x1 < cols[len(cols)-1] {
+			return false
+		}
+	}
+	return true
+}
+
+// mostlyLeaders reports rows of contents: dots lead from titles to page numbers.
+func mostlyLeaders(rows []row) bool {
+	n := 0
+	for i := range rows {
+		dots := 0
+		for k := range rows[i].words {
+			if t := rows[i].words[k].text; strings.Trim(t, ".·…") == "" {
+				dots += len(t)
+			}
+		}
+		if dots >= 5 {
+			n++
+		}
+	}
+	return n*3 > len(rows)
 }
 
 // segment is a part of a row without a wide space.
