@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 
+	"github.com/clara-suite/clara/libs/blob"
 	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 	"github.com/clara-suite/clara/services/ingest/internal/catalog"
@@ -14,10 +15,13 @@ func (s *Service) BeforeReset(f func(*jobv1.Item)) {
 	s.pipeline.Jobs = heldJobs{s.pipeline.Jobs, f}
 }
 
-// Sweep compares records, points and blobs once, as if grace were over for everything.
-func (s *Service) Sweep(ctx context.Context) error {
+// Sweep compares records and points once, as if grace were over. It leaves the blobs alone, which without grace would lose what
+// is being written; none is the bucket that it looks into instead.
+func (s *Service) Sweep(ctx context.Context, none *blob.Bucket) error {
 	sweeper := s.sweeper
-	sweeper.Grace = 0
+	p := *s.sweeper.Pipeline
+	p.Files = none
+	sweeper.Pipeline, sweeper.Grace = &p, 0
 	return sweeper.Sweep(ctx)
 }
 

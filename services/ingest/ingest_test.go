@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/clara-suite/clara/libs/app"
+	"github.com/clara-suite/clara/libs/blob"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/events"
 	"github.com/clara-suite/clara/libs/events/job"
@@ -644,6 +645,9 @@ func TestSweeperRevives(t *testing.T) {
 	var service *ingest.Service
 	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
 	ctx := t.Context()
+	none, err := blob.OpenDir(t.TempDir())
+	require.NoError(t, err)
+	defer none.Close()
 	j := s.start("docs")
 	plain, err := s.upload("docs", "a.md", handbook, j.Name)
 	require.NoError(t, err)
@@ -657,10 +661,10 @@ func TestSweeperRevives(t *testing.T) {
 	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
 
 	require.NoError(t, service.Lose(ctx, locked.Name, "", true))
-	require.NoError(t, service.Sweep(ctx))
+	require.NoError(t, service.Sweep(ctx, none))
 	assert.Equal(t, ingestv1.Document_STATE_EXTRACTING, s.document(locked.Name).State)
 	require.NoError(t, service.Lose(ctx, plain.Name, "", false))
-	require.NoError(t, service.Sweep(ctx))
+	require.NoError(t, service.Sweep(ctx, none))
 	require.Eventually(t, func() bool { return s.document(plain.Name).State == ingestv1.Document_STATE_READY }, 20*time.Second, 10*time.Millisecond)
 	got := s.document(locked.Name)
 	assert.Equal(t, ingestv1.Document_STATE_FAILED, got.State)
@@ -675,6 +679,9 @@ func TestSweeperRevivesTheNewVersion(t *testing.T) {
 	var service *ingest.Service
 	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
 	ctx := t.Context()
+	none, err := blob.OpenDir(t.TempDir())
+	require.NoError(t, err)
+	defer none.Close()
 	j := s.start("docs")
 	d, err := s.upload("docs", "a.md", handbook, j.Name)
 	require.NoError(t, err)
@@ -682,7 +689,7 @@ func TestSweeperRevivesTheNewVersion(t *testing.T) {
 	_, hash, _, err := s.Files.PutContent(ctx, "files", strings.NewReader("# New\n\nThe second text of all.\n"), 1<<20)
 	require.NoError(t, err)
 	require.NoError(t, service.Lose(ctx, d.Name, hash, false))
-	require.NoError(t, service.Sweep(ctx))
+	require.NoError(t, service.Sweep(ctx, none))
 	require.Eventually(t, func() bool { return s.document(d.Name).State == ingestv1.Document_STATE_READY }, 20*time.Second, 10*time.Millisecond)
 	m, err := s.Ingest.GetMarkdown(ctx, &ingestv1.GetMarkdownRequest{Name: d.Name})
 	require.NoError(t, err)
