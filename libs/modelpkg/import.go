@@ -42,8 +42,8 @@ type ImportOptions struct {
 	Rounding    Rounding
 	Calibration string
 	Calibrate   func(m arch.Model, embeddings []float32, T int) Calibration
-	// Progress, if given, is told what is being done.
-	Progress func(step string)
+	// Progress, if given, is told what is being done, after how many steps of how many.
+	Progress func(done, total int, step string)
 }
 
 const (
@@ -65,7 +65,7 @@ func weightsOf(p Precision) string {
 // Whoever looks sees the old package or the whole new one.
 func Import(ctx context.Context, dir string, o ImportOptions) (*Manifest, error) {
 	if o.Progress == nil {
-		o.Progress = func(string) {}
+		o.Progress = func(int, int, string) {}
 	}
 	src, err := weights.Open(o.Base)
 	if err != nil {
@@ -89,6 +89,8 @@ type importer struct {
 	ck  *checkpoint.Checkpoint // nil without one
 	m   *Manifest
 	dir string
+	// steps is how many there are, begun how many have begun.
+	steps, begun int
 	// files are the safetensors files of the package in which weights are looked for, the first first.
 	files []*safetensors.File
 	// of are the files of a precision's weights.
@@ -152,17 +154,22 @@ func (im *importer) write(dir string) error {
 	im.dir = dir
 	defer im.closeFiles()
 	defer im.dropRounded()
-	for _, step := range []struct {
+	steps := []struct {
 		name string
 		do   func() error
 	}{
 		{"tokenizer", im.writeTokenizer}, {"embedding", im.writeEmbedding}, {"weights", im.writeWeights},
 		{"adapters", im.writeAdapters}, {"graph", im.writeGraph}, {"hashes", im.listFiles},
-	} {
+	}
+	im.steps = len(steps)
+	if im.Rounding == GPTQ {
+		im.steps += im.m.Arch.Layers
+	}
+	for _, step := range steps {
 		if err := im.ctx.Err(); err != nil {
 			return err
 		}
-		im.Progress(step.name)
+		im.begin(step.name)
 		if err := step.do(); err != nil {
 			return err
 		}
@@ -171,6 +178,12 @@ func (im *importer) write(dir string) error {
 		return err
 	}
 	return im.storeManifest()
+}
+
+// begin tells that the next step begins.
+func (im *importer) begin(step string) {
+	im.Progress(im.begun, im.steps, step)
+	im.begun++
 }
 
 func (im *importer) closeFiles() {

@@ -29,7 +29,10 @@ func TestImport(t *testing.T) {
 	tinymodel.Base(t, base, tinymodel.Default(), 1)
 	tinymodel.Checkpoint(t, ck, base, 40, 10, 1)
 	var steps []string
-	m := importInto(t, pkg, modelpkg.ImportOptions{Base: base, Checkpoint: ck, Progress: func(s string) { steps = append(steps, s) }})
+	m := importInto(t, pkg, modelpkg.ImportOptions{Base: base, Checkpoint: ck, Progress: func(done, total int, s string) {
+		assert.Equal(t, [2]int{len(steps), 6}, [2]int{done, total})
+		steps = append(steps, s)
+	}})
 	assert.Equal(t, []string{"tokenizer", "embedding", "weights", "adapters", "graph", "hashes"}, steps)
 	assert.Equal(t, "clara", m.Name)
 	assert.Equal(t, []int{4, 48, 40, 10, 2, tinymodel.Vocab + 7}, []int{m.M, m.H, m.DocMaxLength, m.CompressRate, m.GenerationTopK, m.Vocab})

@@ -88,7 +88,7 @@ func (im *importer) calibrate() (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }() // open files outlive their names
 	for layer := range im.m.Arch.Layers {
-		im.Progress(fmt.Sprintf("rounding layer %d of %d", layer+1, im.m.Arch.Layers))
+		im.begin(fmt.Sprintf("rounding layer %d of %d", layer+1, im.m.Arch.Layers))
 		if err := im.roundLayer(run, layer, todo, scratch); err != nil {
 			return err
 		}

@@ -129,7 +129,7 @@ func TestImport(t *testing.T) {
 	tinymodel.Checkpoint(t, ck, base, 40, 10, 1)
 	var steps []string
 	o := modelpkg.ImportOptions{Base: base, Checkpoint: ck, Rounding: modelpkg.GPTQ, Calibration: calibrate.Text()[:3000], Calibrate: calibrate.With(ort.Options{Threads: 1}),
-		Precision: modelpkg.Precisions{Encoder: modelpkg.FP32, Reasoner: modelpkg.FP32, Decoder: modelpkg.Int4}, Progress: func(s string) { steps = append(steps, s) }}
+		Precision: modelpkg.Precisions{Encoder: modelpkg.FP32, Reasoner: modelpkg.FP32, Decoder: modelpkg.Int4}, Progress: func(_, _ int, s string) { steps = append(steps, s) }}
 	codes := map[modelpkg.Rounding]string{}
 	for _, r := range []modelpkg.Rounding{modelpkg.GPTQ, modelpkg.RTN} {
 		o.Rounding = r

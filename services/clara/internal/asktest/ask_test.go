@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/index"
@@ -517,6 +518,10 @@ func TestBusyBeforeSearch(t *testing.T) {
 	_, err = ask(t.Context(), e, question)
 	assert.Equal(t, clara.Busy, clara.KindOf(err))
 	assert.Equal(t, busy, engine.Busy())
+	patient := proto.CloneOf(question)
+	patient.Patient = true
+	_, err = ask(t.Context(), e, patient)
+	require.NoError(t, err, "who waits is not refused")
 	for _, p := range places {
 		p.Release()
 	}

@@ -109,8 +109,11 @@ func (a *Answerer) Answer(ctx context.Context, r *generatorv1.AnswerRequest, sen
 }
 
 // reserve asks the collection's model for a place before passages are searched for: who is refused is refused at once, and
-// has cost next to nothing. Busy is its only error: what else is wrong the search tells.
+// has cost next to nothing. Busy is its only error: what else is wrong the search tells. Patient questions wait and need none.
 func (a *Answerer) reserve(ctx context.Context, r *generatorv1.AnswerRequest) (*infer.Place, error) {
+	if r.Patient {
+		return nil, nil
+	}
 	c, err := a.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: r.Collection})
 	if err != nil {
 		return nil, nil

@@ -236,8 +236,7 @@ func (r *Registry) run(run *job.Run) error {
 
 // make imports a package. One that is in use is never replaced by another: indexes were written with its encoder.
 func (r *Registry) make(ctx context.Context, run *job.Run, o modelpkg.ImportOptions) (*modelpkg.Manifest, error) {
-	var steps int64
-	o.Progress = func(step string) { steps++; run.Progress(steps, 0, "steps", step) }
+	o.Progress = func(done, total int, step string) { run.Progress(int64(done), int64(total), "steps", step) }
 	old, err := r.packages.Manifest(ctx, o.Name)
 	if clara.KindOf(err) == clara.NotFound {
 		return r.packages.Import(ctx, o.Name, o)
