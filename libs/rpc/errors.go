@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -131,6 +132,9 @@ func fromWire(ctx context.Context, err error) error {
 		// The connection broke and took its own context along; nobody cancelled the call.
 		return &clara.Error{Kind: clara.Unavailable, Err: &remoteError{wire}}
 	}
+	if broken(err, wire) {
+		return clara.Errorf(clara.Unavailable, "the connection broke before the answer was whole: %w", &remoteError{wire})
+	}
 	switch wire.Code() {
 	case connect.CodeCanceled:
 		return fmt.Errorf("%s: %w", wire.Message(), context.Canceled)
@@ -138,6 +142,18 @@ func fromWire(ctx context.Context, err error) error {
 		return fmt.Errorf("%s: %w", wire.Message(), context.DeadlineExceeded)
 	}
 	return &clara.Error{Kind: kindOf(wire.Code()), Err: &remoteError{wire}, RetryAfter: retryAfter(wire)}
+}
+
+// broken reports whether a call ended because its connection did: a server that dies says nothing, and what this side
+// makes of the silence has no code of its own.
+func broken(err error, wire *connect.Error) bool {
+	switch {
+	case connect.IsWireError(err):
+		return false // a server said so
+	case wire.Code() == connect.CodeUnknown:
+		return true // net/http's words for a connection
+	}
+	return wire.Code() == connect.CodeInternal && (errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(wire.Message(), "incomplete envelope"))
 }
 
 // remoteError shows the text of a Connect error without its code, and still unwraps to it.

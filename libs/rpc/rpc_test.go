@@ -142,6 +142,49 @@ func TestNobodyListens(t *testing.T) {
 	assert.Equal(t, clara.Unavailable, clara.KindOf(err), "%v", err)
 }
 
+type connKey struct{}
+
+// A server that dies in the middle of an answer is away; that is no fault within it.
+func TestBrokenConnection(t *testing.T) {
+	envelope := func(promised int, data string) string { return string([]byte{0, 0, 0, 0, byte(promised)}) + data }
+	for _, c := range []struct{ name, body string }{
+		{"before the first message", ""},
+		{"within the length of a message", envelope(3, "")[:3]},
+		{"within a message", envelope(100, "abc")},
+		{"after a message", envelope(0, "")},
+	} {
+		for _, protocol := range []connect.ClientOption{connect.WithClientOptions(), connect.WithGRPC(), connect.WithGRPCWeb()} {
+			t.Run(fmt.Sprintf("%s, %T", c.name, protocol), func(t *testing.T) {
+				dying := http.Server{
+					Protocols: new(http.Protocols),
+					ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+						return context.WithValue(ctx, connKey{}, conn)
+					},
+					Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
+						_, _ = io.WriteString(w, c.body)
+						_ = http.NewResponseController(w).Flush()
+						_ = r.Context().Value(connKey{}).(net.Conn).Close()
+					}),
+				}
+				dying.Protocols.SetUnencryptedHTTP2(true)
+				l, err := net.Listen("tcp", loopback)
+				require.NoError(t, err)
+				go func() { _ = dying.Serve(l) }()
+				t.Cleanup(func() { _ = dying.Close() })
+				stream, err := dial(t, l.Addr().String(), rpc.ClientConfig{}, protocol).WatchJob(t.Context(), &jobv1.WatchJobRequest{})
+				if err == nil {
+					for stream.Receive() {
+						assert.Empty(t, stream.Msg().Name)
+					}
+					err = stream.Err()
+				}
+				assert.Equal(t, clara.Unavailable, clara.KindOf(err), "%v", err)
+			})
+		}
+	}
+}
+
 func TestPanicsAreHidden(t *testing.T) {
 	var log bytes.Buffer
 	c, err := rpctest.Serve(t, rpc.Config{}, rpc.Options{Log: slog.New(slog.NewTextHandler(&log, nil))},
