@@ -2,8 +2,10 @@ package source
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"strings"
 	"time"
@@ -34,21 +36,43 @@ func ParseFolder(s string) (Folder, error) {
 type state struct {
 	size int64
 	time time.Time
+	mode fs.FileMode
 }
+
+// trouble is what keeps a path from being taken in. It is told once, and again when the reason is another.
+type trouble struct {
+	of     state
+	reason string
+	wait   time.Duration // between the last attempt and the next
+	next   time.Time
+}
+
+// maxWait is the longest time between two attempts at a file that cannot be taken in.
+const maxWait = 5 * time.Minute
 
 // Watch calls found with every file of the folder, and again with each that changed, once a file has stayed the
 // same from one look to the next: a file that is still being copied is left alone. It looks every interval,
-// which works on every file system, network ones included, and ends with ctx. found is tried again at the next
-// look if it fails.
+// which works on every file system, network ones included, and ends with ctx. If found fails, it is tried again, less
+// and less often until the file changes, and the log has the reason once; so it has for what cannot be looked into.
 func (f Folder) Watch(ctx context.Context, interval time.Duration, log *slog.Logger, found func(ctx context.Context, path string) error) error {
-	seen, done := map[string]state{}, map[string]state{}
+	seen, done, troubles := map[string]state{}, map[string]state{}, map[string]trouble{}
+	complain := func(message, path string, t trouble) {
+		if old, ok := troubles[path]; !ok || old.reason != t.reason || old.of != t.of {
+			log.Warn(message, "path", path, "err", t.reason)
+		}
+		troubles[path] = t
+	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		now := map[string]state{}
+		now, closed := map[string]state{}, map[string]bool{}
 		err := filepath.WalkDir(f.Dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
-				return nil // vanished, or not ours to read: the next look decides
+				if !errors.Is(err, fs.ErrNotExist) || path == f.Dir { // a file that has vanished meanwhile is no news
+					closed[path] = true
+					complain("look into watched folder", path, trouble{reason: err.Error()})
+				}
+				return nil
 			}
 			if path != f.Dir && strings.HasPrefix(d.Name(), ".") {
 				if d.IsDir() {
@@ -57,7 +81,7 @@ func (f Folder) Watch(ctx context.Context, interval time.Duration, log *slog.Log
 				return nil
 			}
 			if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
-				now[path] = state{info.Size(), info.ModTime()}
+				now[path] = state{info.Size(), info.ModTime(), info.Mode()}
 			}
 			return ctx.Err()
 		})
@@ -65,18 +89,29 @@ func (f Folder) Watch(ctx context.Context, interval time.Duration, log *slog.Log
 			return nil
 		}
 		if err != nil {
-			log.Warn("look into watched folder", "dir", f.Dir, "err", err)
+			log.Warn("look into watched folder", "path", f.Dir, "err", err)
 		}
 		for path, s := range now {
 			if seen[path] != s || done[path] == s {
 				continue
 			}
+			t, failed := troubles[path]
+			if failed = failed && t.of == s; failed && time.Now().Before(t.next) {
+				continue
+			}
 			if err := found(ctx, path); err != nil {
-				log.Warn("take in watched file", "file", path, "err", err)
+				wait := interval
+				if failed {
+					wait = min(2*t.wait, max(maxWait, interval))
+				}
+				complain("take in watched file", path, trouble{of: s, reason: err.Error(), wait: wait, next: time.Now().Add(wait)})
 				continue
 			}
 			done[path] = s
+			delete(troubles, path)
 		}
+		maps.DeleteFunc(done, func(path string, _ state) bool { _, there := now[path]; return !there })
+		maps.DeleteFunc(troubles, func(path string, _ trouble) bool { _, there := now[path]; return !there && !closed[path] })
 		seen = now
 		select {
 		case <-ctx.Done():
