@@ -47,8 +47,10 @@ up: deps build ## start all services in one process
 	bin/clara up
 
 .PHONY: test
+test: export CLARA_PARTS = required
 test: deps test-go test-torch ## run all tests
 	@if [ -z "$$CLARA_GOLDEN" ]; then echo "NOT RUN: the checks against the reference's golden models; set CLARA_GOLDEN to their folder"; fi
+	@if ! unshare -rm true 2>/dev/null; then echo "NOT RUN: the suite on a full disk; this user may not mount one (unshare -rm)"; fi
 	@if [ -z "$$QDRANT_ADDR" ]; then echo "NOT RUN: the index suite on a real Qdrant; see make contract"; fi
 
 .PHONY: test-go

@@ -16,6 +16,7 @@ import (
 	"github.com/clara-suite/clara/libs/checkpoint"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/tensor"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 	"github.com/clara-suite/clara/libs/torchpickle"
 	"github.com/clara-suite/clara/libs/weights"
 )
@@ -301,11 +302,7 @@ func TestFindBase(t *testing.T) {
 }
 
 func TestGoldenCheckpoints(t *testing.T) {
-	root := os.Getenv("CLARA_GOLDEN")
-	if root == "" {
-		t.Log("CLARA_GOLDEN is not set: the reference's checkpoints are NOT opened")
-		t.Skip("set CLARA_GOLDEN to the folder of golden folders")
-	}
+	root := partstest.Golden(t)
 	dirs, err := filepath.Glob(filepath.Join(root, "*", "clara*"))
 	require.NoError(t, err)
 	require.NotEmpty(t, dirs)

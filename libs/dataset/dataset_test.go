@@ -14,6 +14,7 @@ import (
 
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/dataset"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 )
 
 func read(text string, kind dataset.Kind) (samples []dataset.Sample, faults []string) {
@@ -213,11 +214,7 @@ func TestDocuments(t *testing.T) {
 }
 
 func TestGoldenDataReads(t *testing.T) {
-	root := os.Getenv("CLARA_GOLDEN")
-	if root == "" {
-		t.Log("CLARA_GOLDEN is not set: the golden data files are NOT read")
-		t.Skip("set CLARA_GOLDEN to the folder of golden folders")
-	}
+	root := partstest.Golden(t)
 	for name, kind := range map[string]dataset.Kind{"pretrain": dataset.Pretrain, "instruction": dataset.Instruction, "end_to_end": dataset.EndToEnd} {
 		files, err := filepath.Glob(filepath.Join(root, "*", "data", name+"_data.jsonl"))
 		require.NoError(t, err)

@@ -13,15 +13,14 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/infer"
 	"github.com/clara-suite/clara/libs/modelpkg"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 )
 
 // TestShippedModel imports the adapters of example/model on their base, and answers from memories.
 func TestShippedModel(t *testing.T) {
 	base := exampleBase(t)
-	if _, err := os.Stat(base); err != nil {
-		t.Log("NOT RUN: the example model's adapters on their base; make deps fetches it")
-		t.Skipf("the base model is not in the cache: %v", err)
-	}
+	_, err := os.Stat(base)
+	partstest.Fetched(t, err)
 	dir := filepath.Join(t.TempDir(), "package")
 	m, err := modelpkg.Import(t.Context(), dir, modelpkg.ImportOptions{Base: base, Checkpoint: filepath.Join("..", "..", "example", "model", "clara-smollm2-135m")})
 	require.NoError(t, err)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/clara-suite/clara/libs/score"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 )
 
 func TestNormalize(t *testing.T) {
@@ -93,11 +94,7 @@ func TestRetrieval(t *testing.T) {
 }
 
 func TestGolden(t *testing.T) {
-	root := os.Getenv("CLARA_GOLDEN")
-	if root == "" {
-		t.Log("CLARA_GOLDEN is not set: the reference's scores are NOT compared")
-		t.Skip("set CLARA_GOLDEN to the folder of golden folders")
-	}
+	root := partstest.Golden(t)
 	files, err := filepath.Glob(filepath.Join(root, "*", "golden.json"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)

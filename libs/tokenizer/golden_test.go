@@ -9,16 +9,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 	"github.com/clara-suite/clara/libs/tokenizer"
 )
 
 // goldenDirs returns the golden folders; without CLARA_GOLDEN the test does not run and says so.
 func goldenDirs(t *testing.T) []string {
-	root := os.Getenv("CLARA_GOLDEN")
-	if root == "" {
-		t.Log("CLARA_GOLDEN is not set: the comparison with the reference's golden folders is NOT run")
-		t.Skip("CLARA_GOLDEN is not set")
-	}
+	root := partstest.Golden(t)
 	dirs, err := filepath.Glob(filepath.Join(root, "*", "golden.json"))
 	require.NoError(t, err)
 	require.NotEmpty(t, dirs)

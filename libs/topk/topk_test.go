@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 	"github.com/clara-suite/clara/libs/topk"
 )
 
@@ -69,11 +70,7 @@ func TestGradientIsThatOfTheSoftRows(t *testing.T) {
 }
 
 func TestGolden(t *testing.T) {
-	root := os.Getenv("CLARA_GOLDEN")
-	if root == "" {
-		t.Log("CLARA_GOLDEN is not set: the reference's top-k cases are NOT run")
-		t.Skip("set CLARA_GOLDEN to the folder of golden folders")
-	}
+	root := partstest.Golden(t)
 	files, err := filepath.Glob(filepath.Join(root, "*", "golden.json"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)

@@ -4,7 +4,6 @@ import (
 	"archive/zip"
 	"bytes"
 	"encoding/binary"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/safetensors"
 	"github.com/clara-suite/clara/libs/tensor"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 	"github.com/clara-suite/clara/libs/torchpickle"
 )
 
@@ -211,11 +211,7 @@ func TestBrokenArchives(t *testing.T) {
 }
 
 func TestGoldenCheckpoints(t *testing.T) {
-	root := os.Getenv("CLARA_GOLDEN")
-	if root == "" {
-		t.Log("CLARA_GOLDEN is not set: files of torch.save are NOT read")
-		t.Skip("set CLARA_GOLDEN to the folder of golden folders")
-	}
+	root := partstest.Golden(t)
 	files, err := filepath.Glob(filepath.Join(root, "*", "clara*", "*.pth"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)

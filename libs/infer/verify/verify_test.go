@@ -2,7 +2,6 @@ package verify_test
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -12,14 +11,11 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/infer"
 	"github.com/clara-suite/clara/libs/infer/verify"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 )
 
 func TestGolden(t *testing.T) {
-	root := os.Getenv("CLARA_GOLDEN")
-	if root == "" {
-		t.Log("CLARA_GOLDEN is not set: the comparison with the reference's golden folders is NOT run")
-		t.Skip("CLARA_GOLDEN is not set")
-	}
+	root := partstest.Golden(t)
 	dirs, err := filepath.Glob(filepath.Join(root, "*", "golden.json"))
 	require.NoError(t, err)
 	require.NotEmpty(t, dirs)

@@ -16,6 +16,7 @@ import (
 	"github.com/clara-suite/clara/libs/prompt"
 	"github.com/clara-suite/clara/libs/rpc"
 	"github.com/clara-suite/clara/libs/safetensors"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 	"github.com/clara-suite/clara/libs/testkit/servicetest"
 	compressorv1 "github.com/clara-suite/clara/proto/gen/clara/compressor/v1"
 	generatorv1 "github.com/clara-suite/clara/proto/gen/clara/generator/v1"
@@ -35,11 +36,7 @@ type call struct {
 
 // TestGolden compares the three entry points, through RPC, with what the reference generates (spec clara-model §6).
 func TestGolden(t *testing.T) {
-	root := os.Getenv("CLARA_GOLDEN")
-	if root == "" {
-		t.Log("CLARA_GOLDEN is not set: the comparison of the RPC entry points with the reference is NOT run")
-		t.Skip("CLARA_GOLDEN is not set")
-	}
+	root := partstest.Golden(t)
 	files, err := filepath.Glob(filepath.Join(root, "*", "golden.json"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/image/math/fixed"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 	"github.com/clara-suite/clara/services/ingest/internal/ocr"
 )
 
@@ -63,9 +64,7 @@ func TestMissingModels(t *testing.T) {
 func TestRecognize(t *testing.T) {
 	e := ocr.New(ocr.Config{})
 	defer e.Close()
-	if err := e.Ready(); err != nil {
-		t.Skipf("NOT RUN: reading pictures needs the OCR models and ONNX Runtime: %v", err)
-	}
+	partstest.Fetched(t, e.Ready())
 	want := []string{"The ordinary fee is 42 euros", "and every window stays open"}
 	page := drawn(t, want...)
 	quarter := turned(page)
@@ -106,9 +105,7 @@ func TestRecognize(t *testing.T) {
 func TestLongLinesUpsideDown(t *testing.T) {
 	e := ocr.New(ocr.Config{})
 	defer e.Close()
-	if err := e.Ready(); err != nil {
-		t.Skipf("NOT RUN: reading pictures needs the OCR models and ONNX Runtime: %v", err)
-	}
+	partstest.Fetched(t, e.Ready())
 	want := "The clerk writes the name of the ship and her last port"
 	page := turned(turned(drawn(t, want+" here", want+" again", want+" twice")))
 	lines, err := e.Recognize(context.Background(), page)

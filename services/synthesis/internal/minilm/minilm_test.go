@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 	"github.com/clara-suite/clara/services/synthesis/internal/minilm"
 )
 
@@ -21,8 +22,7 @@ func dot(a, b []float32) float64 {
 func TestEmbed(t *testing.T) {
 	m, err := minilm.Open("")
 	if clara.KindOf(err) == clara.State {
-		t.Log("the MiniLM part is not run: get the model with scripts/deps.sh minilm (CLARA_CACHE)")
-		t.Skip(err)
+		partstest.Fetched(t, err)
 	}
 	require.NoError(t, err)
 	defer m.Close()

@@ -13,16 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 	"github.com/clara-suite/clara/services/trainer/torch/internal/golden"
 	"github.com/clara-suite/clara/services/trainer/torch/internal/torchx"
 )
 
 func folders(t *testing.T) []string {
-	root := os.Getenv("CLARA_GOLDEN")
-	if root == "" {
-		t.Log("CLARA_GOLDEN is not set: the comparison with the reference's golden folders is NOT run")
-		t.Skip("CLARA_GOLDEN is not set")
-	}
+	root := partstest.Golden(t)
 	files, err := filepath.Glob(filepath.Join(root, "*", "golden.json"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
