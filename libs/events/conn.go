@@ -208,7 +208,7 @@ func (c *Conn) declare(ctx context.Context) error {
 		Duplicates: 10 * time.Minute, AllowDirect: true, AllowAtomicPublish: true,
 	})
 	if err != nil {
-		return wrap(ctx, err, "declare stream %s", t.Stream)
+		return c.wrapDeclared(ctx, err, "declare stream %s", t.Stream)
 	}
 	c.batches = stream.CachedInfo().Config.AllowAtomicPublish // servers before 2.12 leave it out
 	_, err = c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
@@ -217,13 +217,13 @@ func (c *Conn) declare(ctx context.Context) error {
 		Duplicates: 24 * time.Hour, AllowDirect: true,
 	})
 	if err != nil {
-		return wrap(ctx, err, "declare stream %s", t.DeadStream)
+		return c.wrapDeclared(ctx, err, "declare stream %s", t.DeadStream)
 	}
 	c.attempts, err = c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: "clara_attempts", Description: "attempts at events", TTL: attemptsKept, Storage: jetstream.FileStorage, Replicas: c.replicas,
 	})
 	if err != nil {
-		return wrap(ctx, err, "declare records of attempts")
+		return c.wrapDeclared(ctx, err, "declare records of attempts")
 	}
 	for _, d := range t.Durables {
 		_, err := stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
@@ -235,6 +235,19 @@ func (c *Conn) declare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// wrapDeclared is wrap that says so where there are fewer servers than copies.
+func (c *Conn) wrapDeclared(ctx context.Context, err error, format string, args ...any) error {
+	var api *jetstream.APIError
+	switch {
+	case !errors.As(err, &api):
+	case api.ErrorCode == replicasNotSupported:
+		return clara.Errorf(clara.Invalid, "%s: NATS is a single server, which keeps one copy, not %d: set CLARA_NATS_REPLICAS=1, or make it a cluster", fmt.Sprintf(format, args...), c.replicas)
+	case api.ErrorCode == noSuitablePeers:
+		return clara.Errorf(clara.Unavailable, "%s: the NATS cluster has fewer servers up than the %d copies of CLARA_NATS_REPLICAS (%w): start more, or set fewer", fmt.Sprintf(format, args...), c.replicas, err)
+	}
+	return wrap(ctx, err, format, args...)
 }
 
 // Err returns why the connection cannot be used at present, nil if it can.
@@ -306,5 +319,9 @@ func kindOf(err error) clara.Kind {
 	return clara.Internal
 }
 
-// insufficientResources is JetStream's code for storage that is used up.
-const insufficientResources = 10023
+// Codes of JetStream: storage that is used up, copies in a server without a cluster, and more copies than servers.
+const (
+	insufficientResources = 10023
+	replicasNotSupported  = 10074
+	noSuitablePeers       = 10005
+)

@@ -395,7 +395,11 @@ func (c *Consumer) park(ctx context.Context, msg jetstream.Msg, key string, rec 
 		}
 	}
 	subject := strings.TrimPrefix(msg.Subject(), retryPrefix+c.durable.Service+".")
-	dead := &nats.Msg{Subject: deadPrefix + c.durable.Service + "." + subject, Data: msg.Data(), Header: nats.Header{}}
+	data, err := withoutSecrets(event, msg.Data())
+	if err != nil {
+		c.log.WarnContext(ctx, "dead letter keeps its secrets", "subject", subject, "err", err)
+	}
+	dead := &nats.Msg{Subject: deadPrefix + c.durable.Service + "." + subject, Data: data, Header: nats.Header{}}
 	for k, v := range msg.Headers() {
 		if !strings.HasPrefix(k, "Nats-") {
 			dead.Header[k] = v

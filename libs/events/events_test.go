@@ -195,6 +195,22 @@ func TestReplay(t *testing.T) {
 	assert.NoError(t, conn.Discard(t.Context(), seq), "discarding twice is no error")
 }
 
+// Somebody may publish an event with a password by hand: it does not lie among the dead letters.
+func TestDeadLettersKeepNoSecrets(t *testing.T) {
+	conn := natstest.Start(t).Connect(events.Options{})
+	c, err := events.NewConsumer[*eventv1.IngestRequested](conn, "ingest", events.HandlerFunc[*eventv1.IngestRequested](func(_ context.Context, e *eventv1.IngestRequested) error {
+		return clara.Errorf(clara.Invalid, "%d characters are not its password", len(e.Password))
+	}), fast)
+	require.NoError(t, err)
+	go func() { _ = c.Run(t.Context()) }()
+	require.NoError(t, conn.Publish(t.Context(), "", &eventv1.IngestRequested{Collection: "handbook", Uri: "file:///a.pdf", Password: "open sesame"}))
+	eventually(t, func() bool { return len(dead(t, conn)) == 1 }, "must be parked")
+	letter := dead(t, conn)[0]
+	assert.NotContains(t, string(letter.Data), "sesame")
+	assert.Contains(t, string(letter.Data), "file:///a.pdf")
+	assert.Contains(t, letter.Reason, "11 characters", "the consumer had it")
+}
+
 func TestAnEventThatKillsItsConsumerIsParked(t *testing.T) {
 	server := natstest.Start(t)
 	conn := server.Connect(events.Options{Topology: quick()})
@@ -378,6 +394,9 @@ func TestConnectFaults(t *testing.T) {
 	assert.Equal(t, clara.Invalid, clara.KindOf(err))
 
 	server := natstest.StartListening(t)
+	_, err = events.Connect(t.Context(), events.Config{Replicas: 3}, events.Options{InProcess: server})
+	assert.Equal(t, clara.Invalid, clara.KindOf(err), "%v", err)
+	assert.ErrorContains(t, err, "CLARA_NATS_REPLICAS")
 	conn := server.Connect(events.Options{})
 	require.NoError(t, conn.Err())
 	server.Shutdown()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -17,6 +18,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/clara-suite/clara/libs/clara"
 )
@@ -222,6 +225,30 @@ func Listen[T proto.Message](c *Conn, f func(T), subject ...string) (stop func()
 }
 
 func liveSubject(parts []string) string { return "clara.live." + strings.Join(parts, ".") }
+
+// withoutSecrets is an event as it may lie among the dead letters for long: without what its contract marks debug_redact,
+// such as passwords. data is the event as it came; it is what is returned of one that can't be read, or has no secrets.
+func withoutSecrets(event proto.Message, data []byte) ([]byte, error) {
+	if event == nil {
+		return data, nil
+	}
+	clean, found := proto.Clone(event).ProtoReflect(), false
+	clean.Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		if o, ok := f.Options().(*descriptorpb.FieldOptions); ok && o.GetDebugRedact() {
+			clean.Clear(f)
+			found = true
+		}
+		return true
+	})
+	if !found {
+		return data, nil
+	}
+	out, err := protojson.Marshal(clean.Interface())
+	if err != nil {
+		return data, fmt.Errorf("encode event: %w", err)
+	}
+	return out, nil
+}
 
 // newMessage makes an empty message of a generated pointer type.
 func newMessage[T proto.Message]() T {

@@ -40,7 +40,7 @@ func OpenStore[T proto.Message](ctx context.Context, c *Conn, bucket string, ttl
 		TTL: ttl, Storage: jetstream.FileStorage, Replicas: c.replicas, LimitMarkerTTL: markerKept,
 	})
 	if err != nil {
-		return nil, wrap(ctx, err, "open records %s", bucket)
+		return nil, c.wrapDeclared(ctx, err, "open records %s", bucket)
 	}
 	return &Store[T]{kv: kv, bucket: bucket}, nil
 }
