@@ -103,6 +103,8 @@ func TestBlocks(t *testing.T) {
 		{"text box once", `<w:p><w:r><w:t>anchor</w:t></w:r><w:r><mc:AlternateContent><mc:Choice Requires="wps"><w:drawing><wps:txbx><w:txbxContent>` + p("", "boxed") +
 			`</w:txbxContent></wps:txbx></w:drawing></mc:Choice><mc:Fallback><w:pict><v:textbox><w:txbxContent>` + p("", "boxed") + `</w:txbxContent></v:textbox></w:pict></mc:Fallback></mc:AlternateContent></w:r></w:p>`, "anchor\n\nboxed\n"},
 		{"content control", `<w:sdt><w:sdtContent>` + p("", "inside") + `</w:sdtContent></w:sdt>`, "inside\n"},
+		{"check boxes", p("", "☒ done") + p("", "☐ to do") + `<w:tbl><w:tr>` + tc("", p("", "☑ a")+p("", "☐ b")) + tc("", p("", "☒ yes ☐ no")) + `</w:tr></w:tbl>`,
+			"- [x] done\n- [ ] to do\n\n| - [x] a - [ ] b | ☒ yes ☐ no |\n| --- | --- |\n"},
 		{"formulas", `<w:p><w:r><w:t xml:space="preserve">so </w:t></w:r><m:oMath><m:f><m:num><m:r><m:t>1</m:t></m:r></m:num><m:den><m:r><m:t>π</m:t></m:r></m:den></m:f></m:oMath></w:p><w:p><m:oMathPara><m:oMath><m:rad><m:radPr><m:degHide m:val="1"/></m:radPr><m:deg/><m:e><m:r><m:t>x</m:t></m:r></m:e></m:rad></m:oMath></m:oMathPara></w:p>`,
 			"so $\\frac{1}{\\pi}$\n\n$$\\sqrt{x}$$\n"},
 		{"symbol", `<w:p><w:r><w:sym w:font="Wingdings" w:char="F0FC"/></w:r><w:r><w:t> done</w:t></w:r></w:p>`, "✓ done\n"},
@@ -153,7 +155,7 @@ func TestPicturesChartsDiagrams(t *testing.T) {
 		got = append(got, img)
 		return "assets/" + img.Name, nil
 	}})
-	assert.Equal(t, "[IMAGE_REF: assets/p1-1.png]\n\n[IMAGE_REF: assets/p1-1.png]\n\nSales\n\n|  | 2024 |\n| --- | --- |\n| North | 1.5 |\n| South | 2.1 |\n\nRoot\n\nLeaf\n",
+	assert.Equal(t, "[IMAGE_REF: assets/p1-1.png]\n\n[IMAGE_REF: assets/p1-1.png]\n\nSales\n\nBar chart\n\n|  | 2024 |\n| --- | --- |\n| North | 1.5 |\n| South | 2.1 |\n\nRoot\n\nLeaf\n",
 		strings.Replace(d.Markdown(), "| | 2024", "|  | 2024", 1))
 	require.Len(t, got, 1)
 	assert.Equal(t, doc.Image{Name: "p1-1.png", Page: 1, MIME: "image/png", Alt: "a red dot"}, got[0])

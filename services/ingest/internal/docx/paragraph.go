@@ -440,6 +440,9 @@ func chartBlocks(c ooxml.Chart) *ooxml.Node {
 	if c.Title != "" {
 		box.Kids = append(box.Kids, textParagraph(c.Title))
 	}
+	if c.Kind != "" {
+		box.Kids = append(box.Kids, textParagraph(c.Kind))
+	}
 	if len(c.Rows) > 0 {
 		tbl := &ooxml.Node{Name: "w:tbl"}
 		for _, row := range c.Rows {

@@ -227,9 +227,14 @@ func (r *reader) write(p para) {
 		}
 		r.w.Heading(lvl, text)
 	case p.list != "":
-		r.w.Item(p.list, p.depth, markup.Marker(p.label), p.line.Inline())
+		task := p.line.Task()
+		r.w.Item(p.list, p.depth, markup.Marker(p.label), task+p.line.Inline())
 	case p.line.Blank():
 	default:
+		if task := p.line.Task(); task != "" {
+			r.w.Item("tasks", 0, markup.Bullet, task+p.line.Inline())
+			break
+		}
 		r.w.Block(p.line.Paragraph())
 	}
 	for _, f := range p.display {

@@ -161,13 +161,14 @@ func (r *reader) cell(n *ooxml.Node) string {
 				p := r.read(k)
 				boxes := r.boxes
 				r.boxes = nil
+				task := p.line.Task()
 				text := p.line.Inline()
-				if p.list != "" && text != "" {
-					if p.label != "" {
-						text = p.label + " " + text
-					} else {
-						text = "- " + text
-					}
+				switch {
+				case text == "":
+				case p.list != "" && p.label != "":
+					text = p.label + " " + task + text
+				case p.list != "" || task != "":
+					text = "- " + task + text
 				}
 				add(text)
 				for _, f := range p.display {

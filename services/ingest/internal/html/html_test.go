@@ -38,6 +38,7 @@ func TestConvert(t *testing.T) {
 		{"table", "<table><caption>Cap</caption><thead><tr><th rowspan=2>h</th><th colspan=2>w</th></tr></thead><tbody><tr><td>1</td><td>2</td></tr><tr><td>a<br>b</td><td><ul><li>x</li><li>y</li></ul></td><td>p|q</td></tr></tbody></table>",
 			"Cap\n\n| h | w | w |\n| --- | --- | --- |\n| h | 1 | 2 |\n| a b | - x - y | p\\|q |\n"},
 		{"layout table", "<table><tr><td><h2>A</h2><p>text</p></td><td><table><tr><th>x</th><th>y</th></tr><tr><td>1</td><td>2</td></tr></table></td></tr></table>", "## A\n\ntext\n\n| x | y |\n| --- | --- |\n| 1 | 2 |\n"},
+		{"short table with a heading", "<table><tr><td><h2>A</h2>x</td><td>B</td></tr><tr><td><table><tr><td>1</td><td>2</td></tr></table></td><td>3</td></tr></table>", "| A x | B |\n| --- | --- |\n| 1, 2 | 3 |\n"},
 		{"nested table", "<table><tr><th>a</th></tr><tr><td>see <table><tr><td>1</td><td>2</td></tr></table></td></tr></table>", "| a |\n| --- |\n| see 1, 2 |\n"},
 		{"hidden", `<p>a<span style="display: none">b</span><span hidden>c</span><script>d</script><template>e</template></p>`, "a\n"},
 		{"formulas", `<p>so <math alttext="x^2"><mi>x</mi></math></p><script type="math/tex; mode=display">y = 1</script>`, "so $x^2$\n\n$$y = 1$$\n"},

@@ -3,6 +3,7 @@ package html
 import (
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/html"
 
@@ -99,10 +100,13 @@ func layout(n *html.Node, rows [][]*html.Node) bool {
 		return true
 	}
 	wide, heads, blocks := 0, false, false
+	short := len(rows) > 1 && len(rows[0]) > 1
 	for _, r := range rows {
+		short = short && len(r) == len(rows[0])
 		wide = max(wide, len(r))
 		for _, cell := range r {
 			heads = heads || cell.Data == "th"
+			short = short && brief(cell)
 			if !blocks && find(cell, func(k *html.Node) bool {
 				switch k.Data {
 				case "table", "h1", "h2", "h3", "h4", "section", "article":
@@ -114,7 +118,29 @@ func layout(n *html.Node, rows [][]*html.Node) bool {
 			}
 		}
 	}
-	return wide <= 1 && len(rows) <= 1 || blocks && !heads
+	return wide <= 1 && len(rows) <= 1 || blocks && !heads && !short
+}
+
+// maxBrief is the longest text of a cell, in characters, that a table with
+// headings or tables in its cells may have and still be one of data.
+const maxBrief = 200
+
+// brief reports whether a cell holds no more than a value does: little text,
+// one heading at most, and nothing that belongs to the page around.
+func brief(cell *html.Node) bool {
+	size, heads := 0, 0
+	for k := range cell.Descendants() {
+		if k.Type == html.TextNode {
+			size += utf8.RuneCountInString(strings.TrimSpace(k.Data))
+		}
+		switch k.Data {
+		case "h1", "h2", "h3", "h4":
+			heads++
+		case "section", "article", "nav", "form", "input", "main", "iframe":
+			return false
+		}
+	}
+	return size <= maxBrief && heads <= 1
 }
 
 // cell returns the content of a cell as one line.

@@ -72,6 +72,36 @@ func (l *Line) AddRaw(md string) {
 // Append appends the pieces of another line.
 func (l *Line) Append(o Line) { l.spans = append(l.spans, o.spans...) }
 
+// Task takes a box off the beginning of the line, ticked or not, and returns
+// it as Markdown marks a task: "[x] " or "[ ] "; "" if the line is none.
+func (l *Line) Task() string {
+	for i, s := range l.spans {
+		text := strings.TrimLeftFunc(s.text, unicode.IsSpace)
+		if text == "" {
+			continue
+		}
+		mark := ""
+		switch r, _ := utf8.DecodeRuneInString(text); {
+		case s.raw:
+			return ""
+		case r == '☐':
+			mark = "[ ] "
+		case r == '☑' || r == '☒':
+			mark = "[x] "
+		default:
+			return ""
+		}
+		rest := append([]span{}, l.spans[i:]...)
+		rest[0].text = strings.TrimLeftFunc(text[len("☐"):], unicode.IsSpace)
+		if all := (Line{spans: rest}); all.Blank() || strings.ContainsAny(all.Text(), "☐☑☒") {
+			return "" // a box without a text, or a choice on one line
+		}
+		l.spans = rest
+		return mark
+	}
+	return ""
+}
+
 // Reset empties the line.
 func (l *Line) Reset() { l.spans = l.spans[:0] }
 

@@ -44,6 +44,33 @@ func TestLine(t *testing.T) {
 	}
 }
 
+func TestTask(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		raw        bool
+		mark, rest string
+	}{
+		{name: "ticked", text: "☒ done", mark: "[x] ", rest: "done"},
+		{name: "open", text: " ☐\tto do", mark: "[ ] ", rest: "to do"},
+		{name: "choice", text: "☒ yes ☐ no", rest: "☒ yes ☐ no"},
+		{name: "box alone", text: "☐", rest: "☐"},
+		{name: "within", text: "tick ☐ here", rest: "tick ☐ here"},
+		{name: "raw", text: "☐ x", raw: true, rest: "☐ x"},
+		{name: "empty"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var l markup.Line
+			if c.raw {
+				l.AddRaw(c.text)
+			} else {
+				l.Add(c.text, markup.Style{})
+			}
+			assert.Equal(t, c.mark, l.Task())
+			assert.Equal(t, c.rest, l.Inline())
+		})
+	}
+}
+
 func TestLink(t *testing.T) {
 	for _, c := range []struct{ in, abs, rel string }{
 		{"https://a.example/x", "https://a.example/x", "https://a.example/x"},

@@ -1,6 +1,7 @@
 package ooxml
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -8,6 +9,9 @@ import (
 // Chart is the data of a chart.
 type Chart struct {
 	Title string
+	// Kind says what it is drawn as: "Bar chart", "Bar and line chart"; "" is
+	// a chart that names none.
+	Kind string
 	// Rows is a table: the first row holds the names of the series, the first
 	// column the categories.
 	Rows [][]string
@@ -22,6 +26,7 @@ func ReadChart(root *Node) Chart {
 	chart := root.Kid("c:chart")
 	var c Chart
 	c.Title = DrawingText(chart.Kid("c:title"))
+	var forms []string
 	type series struct {
 		name string
 		vals map[int]string
@@ -35,6 +40,9 @@ func ReadChart(root *Node) Chart {
 	for _, kind := range kinds {
 		if !strings.HasSuffix(kind.Name, "Chart") {
 			continue
+		}
+		if f := form(kind.Name); f != "" && !slices.Contains(forms, f) {
+			forms = append(forms, f)
 		}
 		for _, ser := range kind.Kids {
 			if ser.Name != "c:ser" {
@@ -55,6 +63,10 @@ func ReadChart(root *Node) Chart {
 			all = append(all, s)
 		}
 	}
+	if len(forms) > 0 {
+		kind := strings.Join(forms, " and ") + " chart"
+		c.Kind = strings.ToUpper(kind[:1]) + kind[1:]
+	}
 	if len(all) == 0 || n == 0 {
 		return c
 	}
@@ -71,6 +83,18 @@ func ReadChart(root *Node) Chart {
 		c.Rows = append(c.Rows, row)
 	}
 	return c
+}
+
+// form is what an element of the plot area draws: "bar" for c:barChart and
+// c:bar3DChart, "" for one that is not of the format.
+func form(name string) string {
+	switch f := strings.TrimSuffix(strings.TrimSuffix(strings.TrimPrefix(name, "c:"), "Chart"), "3D"); f {
+	case "area", "bar", "bubble", "doughnut", "line", "pie", "radar", "scatter", "stock", "surface":
+		return f
+	case "ofPie":
+		return "pie"
+	}
+	return ""
 }
 
 func seriesName(ser *Node) string {

@@ -65,6 +65,11 @@ type Pipeline struct {
 func (p *Pipeline) Accept(ctx context.Context, f File, reread bool) (*ingestv1.Document, error) {
 	item := &jobv1.Item{Name: f.Document, Label: f.Name, State: jobv1.Job_STATE_PENDING, Stage: "waiting"}
 	unchanged, before, label := false, "", ""
+	key, err := Seal(ctx, p.Files, f.Password)
+	if err != nil {
+		return nil, err
+	}
+	var old []byte
 	d, err := p.Catalog.PutDocument(ctx, f.Document, func(d *ingestv1.Document) error {
 		unchanged, before, label = false, d.Job, d.File
 		ready := d.State == ingestv1.Document_STATE_READY || d.State == ingestv1.Document_STATE_PARTIAL
@@ -73,13 +78,16 @@ func (p *Pipeline) Accept(ctx context.Context, f File, reread bool) (*ingestv1.D
 			return events.Unchanged
 		}
 		d.File, d.Uri, d.ContentHash, d.SizeBytes = f.Name, f.URI, f.Hash, f.Size
-		p.request(d, f.Job, f.Password)
+		old = takeKey(d)
+		p.request(d, f.Job, key)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	p.Forget(ctx, old)
 	if unchanged {
+		p.Forget(ctx, key)
 		item.State, item.Stage = itemState(d.State), "unchanged"
 		item.Progress = &jobv1.Progress{Done: int64(d.PassageCount), Total: int64(d.PassageCount), Unit: "passages"}
 		return d, p.Jobs.Item(ctx, f.Job, item)
@@ -113,31 +121,41 @@ type File struct {
 }
 
 // request puts a document at the start of the pipeline, in a new revision.
-func (p *Pipeline) request(d *ingestv1.Document, job, password string) {
+func (p *Pipeline) request(d *ingestv1.Document, job string, passwordKey []byte) {
 	collection, document, _ := catalog.ParseDocument(d.Name) // names of records are well formed
 	d.Revision = catalog.NextRevision(d.Revision)
-	d.State, d.Error, d.Problems, d.Job, d.PasswordGiven = ingestv1.Document_STATE_RECEIVED, "", nil, job, password != ""
+	d.State, d.Error, d.Problems, d.Job, d.PasswordKey = ingestv1.Document_STATE_RECEIVED, "", nil, job, passwordKey
 	// Placements stay: their points answer until those of the new revision are there.
 	d.Owed = nil
 	catalog.Owe(d, &eventv1.IngestRequested{
-		Collection: collection, Document: document, Uri: "blob:" + d.ContentHash, File: d.File, Job: job, Password: password, Revision: d.Revision,
+		Collection: collection, Document: document, Uri: "blob:" + d.ContentHash, File: d.File, Job: job, Revision: d.Revision,
 	})
 }
 
 // Again puts a stored document at the start of the pipeline once more.
 func (p *Pipeline) Again(ctx context.Context, name, job, password string) (*ingestv1.Document, error) {
 	before := ""
+	given, err := Seal(ctx, p.Files, password)
+	if err != nil {
+		return nil, err
+	}
+	var old []byte
 	d, err := p.Catalog.PutDocument(ctx, name, func(d *ingestv1.Document) error {
 		if d.Revision == 0 || d.State == ingestv1.Document_STATE_DELETED {
 			return clara.Errorf(clara.NotFound, "no document %s", name)
 		}
 		before = d.Job
-		p.request(d, job, password)
+		key := given
+		if old = takeKey(d); key == nil {
+			key, old = old, nil // that of the password which it waits with
+		}
+		p.request(d, job, key)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	p.Forget(ctx, old)
 	if before != job {
 		if err := p.tell(ctx, before, &jobv1.Item{Name: name, Label: d.File}); err != nil {
 			return nil, err
@@ -177,11 +195,18 @@ func (p *Pipeline) Handle(ctx context.Context, e *eventv1.IngestRequested) error
 	if stop, err := p.cancelled(ctx, d); stop || err != nil {
 		return err
 	}
-	extracted, err := p.read(ctx, d, e.Password)
+	password, err := unseal(ctx, p.Files, d.PasswordKey)
+	if err != nil {
+		if clara.KindOf(err) == clara.NotFound || clara.KindOf(err) == clara.Corrupt {
+			err = clara.Errorf(clara.Invalid, "its password is lost; give it again: clara docs reprocess %s/%s --password ..", e.Collection, e.Document)
+		}
+		return p.fault(ctx, d, err)
+	}
+	extracted, err := p.read(ctx, d, password)
 	if err != nil {
 		return p.fault(ctx, d, err)
 	}
-	return p.place(ctx, d, extracted, extractKey(d.ContentHash, e.Password))
+	return p.place(ctx, d, extracted, extractKey(d.ContentHash, password))
 }
 
 // Parked ends a document whose event was given up.
@@ -285,13 +310,16 @@ func (p *Pipeline) cancelled(ctx context.Context, d *ingestv1.Document) (bool, e
 	if err != nil || !stop {
 		return false, err
 	}
+	var key []byte
 	_, ok, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
 		d.State, d.Error = ingestv1.Document_STATE_CANCELLED, "cancelled before it was indexed"
+		key = takeKey(d)
 		return nil
 	})
 	if err != nil || !ok {
 		return true, err
 	}
+	p.Forget(ctx, key)
 	return true, p.Jobs.Item(ctx, d.Job, &jobv1.Item{Name: d.Name, Label: d.File, State: jobv1.Job_STATE_CANCELLED, Error: "cancelled"})
 }
 
@@ -348,8 +376,10 @@ func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *d
 		if err != nil {
 			return p.fault(ctx, d, err)
 		}
+		var password []byte
 		stored, ok, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
 			describe(d, extracted)
+			password = takeKey(d)
 			d.Extract = key
 			d.State = ingestv1.Document_STATE_INDEXING
 			d.Placements = nil
@@ -365,6 +395,7 @@ func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *d
 		if err != nil || !ok {
 			return err
 		}
+		p.Forget(ctx, password)
 		p.Jobs.Progress(d.Job, &jobv1.Item{Name: d.Name, Label: d.File, State: jobv1.Job_STATE_RUNNING, Stage: "indexing",
 			Progress: &jobv1.Progress{Total: int64(stored.PassageCount), Unit: "passages"}})
 		// A move to another model may have begun after the collection was read; it has not seen these placements.
@@ -379,14 +410,17 @@ func (p *Pipeline) place(ctx context.Context, d *ingestv1.Document, extracted *d
 // gone removes a document whose collection was deleted: its record may have been stored after those of the collection were
 // removed, and a new collection of that name is not to show it.
 func (p *Pipeline) gone(ctx context.Context, d *ingestv1.Document) error {
+	var key []byte
 	_, ok, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
 		d.State, d.Owed = ingestv1.Document_STATE_DELETED, nil
+		key = takeKey(d)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	if ok {
+		p.Forget(ctx, key)
 		if err := p.Catalog.RemoveDocument(ctx, d.Name); err != nil {
 			return err
 		}
@@ -464,13 +498,16 @@ func (p *Pipeline) fault(ctx context.Context, d *ingestv1.Document, err error) e
 
 // Fail ends a document of this revision with a reason.
 func (p *Pipeline) Fail(ctx context.Context, name string, revision int64, reason string) error {
+	var key []byte
 	d, ok, err := p.Catalog.ModifyDocument(ctx, name, revision, func(d *ingestv1.Document) error {
 		d.State, d.Error = ingestv1.Document_STATE_FAILED, reason
+		key = takeKey(d)
 		return nil
 	})
 	if err != nil || !ok {
 		return err
 	}
+	p.Forget(ctx, key)
 	return p.Jobs.Item(ctx, d.Job, &jobv1.Item{Name: name, Label: d.File, State: jobv1.Job_STATE_FAILED, Error: reason})
 }
 

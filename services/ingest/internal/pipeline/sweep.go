@@ -23,8 +23,6 @@ type Sweeper struct {
 	// Every is the time between two sweeps, Grace how long something without a partner is left alone: it may be
 	// the first half of a step under way, or still in use by a query.
 	Every, Grace time.Duration
-	// Queued reports whether files wait to be read, or are being read.
-	Queued func(context.Context) (bool, error)
 }
 
 // Run sweeps until ctx ends.
@@ -127,18 +125,15 @@ func (s Sweeper) collection(ctx context.Context, c *ingestv1.Collection, used ma
 				}
 			}
 			continue
-		case ingestv1.Document_STATE_RECEIVED, ingestv1.Document_STATE_EXTRACTING:
-			if idle && d.PasswordGiven {
-				s.abandon(ctx, d)
-			} else if idle {
-				s.revive(ctx, d, c)
-			}
-		case ingestv1.Document_STATE_INDEXING:
+		case ingestv1.Document_STATE_RECEIVED, ingestv1.Document_STATE_EXTRACTING, ingestv1.Document_STATE_INDEXING:
 			if idle {
 				s.revive(ctx, d, c)
 			}
 		}
 		used[d.ContentHash] = true
+		if len(d.PasswordKey) > 0 {
+			used[sealedKey(d.PasswordKey)] = true
+		}
 		_, document, _ := catalog.ParseDocument(d.Name)
 		byID[document] = d
 		for _, p := range d.Placements {
@@ -200,28 +195,16 @@ func (s Sweeper) revive(ctx context.Context, d *ingestv1.Document, c *ingestv1.C
 	}
 }
 
-// abandon ends a document whose file needs a password, if nothing is queued that still has it.
-func (s Sweeper) abandon(ctx context.Context, d *ingestv1.Document) {
-	queued, err := s.Queued(ctx)
-	if err == nil && !queued {
-		err = s.Fail(ctx, d.Name, d.Revision, "it came with a password, and the work on it was cut off; passwords are not kept, so give it again: "+
-			"clara docs reprocess "+strings.Replace(strings.TrimPrefix(d.Name, "collections/"), "/documents/", "/", 1)+" --password ..")
-	}
-	if err != nil {
-		s.Log.Warn("end document without its password", "document", d.Name, "err", err)
-	}
-}
-
 // blobs deletes what no record refers to.
 func (s Sweeper) blobs(ctx context.Context, used map[string]bool) error {
-	for _, prefix := range []string{"files/", "extracts/", "images/", "passages/"} {
+	for _, prefix := range []string{"files/", "extracts/", "images/", "passages/", "secrets/"} {
 		for b, err := range s.Files.List(ctx, prefix) {
 			if err != nil {
 				return err
 			}
 			rest := strings.TrimPrefix(b.Key, prefix)
-			content := rest[:min(64, len(rest))] // SHA-256 in hex begins all of these but passages
-			if used[b.Key] || prefix != "passages/" && used[content] || time.Since(b.ModTime) < s.Grace {
+			content := rest[:min(64, len(rest))] // SHA-256 in hex begins all of these but passages and secrets
+			if used[b.Key] || used[content] || time.Since(b.ModTime) < s.Grace {
 				continue
 			}
 			if err := s.Files.Delete(ctx, b.Key); err != nil && clara.KindOf(err) != clara.NotFound {

@@ -104,7 +104,7 @@ func TestChartsDiagramsFormulas(t *testing.T) {
 		Shapes: frame(`<c:chart r:id="c"/>`) + frame(`<dgm:relIds r:dm="d"/>`) + frame(`<c:chart r:id="none"/>`),
 		Rels:   []Rel{{"c", "chart", "../charts/c.xml"}, {"d", "diagramData", "../diagrams/d.xml"}},
 	}}, layout, "", styles, Part{"ppt/charts/c.xml", chart}, Part{"ppt/diagrams/d.xml", diagram})
-	assert.Equal(t, "| | Share |\n| --- | --- |\n| A | 40 |\n| | 60 |\n\n- Plan\n    - Step\n- Do\n", read(t, file, doc.Options{}).Markdown())
+	assert.Equal(t, "Pie chart\n\n| | Share |\n| --- | --- |\n| A | 40 |\n| | 60 |\n\n- Plan\n    - Step\n- Do\n", read(t, file, doc.Options{}).Markdown())
 }
 
 func TestBroken(t *testing.T) {

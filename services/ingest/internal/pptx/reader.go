@@ -195,6 +195,7 @@ func (s *slide) frame(n *ooxml.Node) {
 			s.related(k.Attr("r:id"), "chart", func(root *ooxml.Node) {
 				c := ooxml.ReadChart(root)
 				s.w.Block(doc.Escape(c.Title))
+				s.w.Block(c.Kind)
 				for _, row := range c.Rows {
 					for i := range row {
 						row[i] = plain(row[i])

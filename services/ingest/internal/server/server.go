@@ -374,7 +374,7 @@ func (s *Server) upload(ctx context.Context, stream *connect.ClientStream[ingest
 	if h.SizeBytes > 0 && size != h.SizeBytes {
 		return nil, clara.Errorf(clara.Invalid, "%s: %d bytes came of the %d announced; the file changed while it was read, or the upload was cut off", h.File, size, h.SizeBytes)
 	}
-	return s.Pipeline.Accept(ctx, pipeline.File{Document: name, Name: h.File, URI: uri, Hash: hash, Size: size, Job: h.Job, Password: h.Password}, h.Password != "")
+	return shown(s.Pipeline.Accept(ctx, pipeline.File{Document: name, Name: h.File, URI: uri, Hash: hash, Size: size, Job: h.Job, Password: h.Password}, h.Password != ""))
 }
 
 // uploadReader is the data of an upload as a reader.
@@ -419,9 +419,9 @@ func (s *Server) IngestUri(ctx context.Context, r *ingestv1.IngestUriRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return s.Pipeline.Accept(ctx, pipeline.File{
+	return shown(s.Pipeline.Accept(ctx, pipeline.File{
 		Document: catalog.DocumentName(id, catalog.DocumentID(id, r.Uri)), Name: path.Base(r.Uri), URI: r.Uri, Hash: hash, Size: size, Job: r.Job, Password: r.Password,
-	}, r.Password != "")
+	}, r.Password != ""))
 }
 
 // GetDocument returns a document.
@@ -429,7 +429,15 @@ func (s *Server) GetDocument(ctx context.Context, r *ingestv1.GetDocumentRequest
 	if err := s.alive(ctx, r.Name); err != nil {
 		return nil, err
 	}
-	return s.Catalog.LiveDocument(ctx, r.Name)
+	return shown(s.Catalog.LiveDocument(ctx, r.Name))
+}
+
+// shown is a record without what is ingest's own.
+func shown(d *ingestv1.Document, err error) (*ingestv1.Document, error) {
+	if d != nil {
+		d.Owed, d.PasswordKey = nil, nil
+	}
+	return d, err
 }
 
 // alive fails for anything in a collection that was deleted.
@@ -464,7 +472,7 @@ func (s *Server) BatchGetDocuments(ctx context.Context, r *ingestv1.BatchGetDocu
 		if deleted[id] {
 			continue
 		}
-		d, err := s.Catalog.LiveDocument(ctx, name)
+		d, err := shown(s.Catalog.LiveDocument(ctx, name))
 		if clara.KindOf(err) == clara.NotFound {
 			continue
 		}
@@ -492,6 +500,7 @@ func (s *Server) ListDocuments(ctx context.Context, r *ingestv1.ListDocumentsReq
 	live := all[:0]
 	for _, d := range all {
 		if d.State != ingestv1.Document_STATE_DELETED {
+			d.Owed, d.PasswordKey = nil, nil
 			live = append(live, d)
 		}
 	}
@@ -511,6 +520,7 @@ func (s *Server) DeleteDocument(ctx context.Context, r *ingestv1.DeleteDocumentR
 		return nil, err
 	}
 	var job, file string
+	var key []byte
 	var moving bool
 	var indexes []string
 	d, err := s.Catalog.PutDocument(ctx, r.Name, func(d *ingestv1.Document) error {
@@ -521,12 +531,14 @@ func (s *Server) DeleteDocument(ctx context.Context, r *ingestv1.DeleteDocumentR
 		moving = d.State == ingestv1.Document_STATE_RECEIVED || d.State == ingestv1.Document_STATE_EXTRACTING || d.State == ingestv1.Document_STATE_INDEXING
 		indexes = append(catalog.Indexes(d), catalog.CollectionIndexes(c)...)
 		d.State, d.Revision, d.Owed = ingestv1.Document_STATE_DELETED, catalog.NextRevision(d.Revision), nil
+		key, d.PasswordKey = d.PasswordKey, nil
 		catalog.Owe(d, &eventv1.DocumentDeleted{Collection: collection, Document: document, Revision: d.Revision, Indexes: indexes})
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.Pipeline.Forget(ctx, key)
 	if moving {
 		item := &jobv1.Item{Name: r.Name, Label: file, State: jobv1.Job_STATE_CANCELLED, Error: "deleted"}
 		if err := s.Jobs.Item(ctx, job, item); err != nil {

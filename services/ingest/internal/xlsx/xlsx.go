@@ -1,12 +1,14 @@
-// Package xlsx reads Excel workbooks: each visible sheet is a heading and its
-// tables, which blank rows part. Values are as the sheet shows them; of
-// formulas that is the last result.
+// Package xlsx reads Excel workbooks: each visible sheet is a heading, its
+// tables, which blank rows and columns part, and what is drawn on it: charts as
+// tables, text boxes and pictures. Values are as the sheet shows them; of
+// formulas that is the last result. Comments are left out unless asked for.
 package xlsx
 
 import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/xuri/excelize/v2"
@@ -50,6 +52,7 @@ func (Reader) Read(ctx context.Context, r io.ReaderAt, size int64, opts doc.Opti
 	if len(sheets) == 0 {
 		return nil, clara.Errorf(clara.Invalid, "read the workbook: it has no sheets")
 	}
+	drawn := newDrawings(ctx, pkg, d, opts)
 	var text int64
 	for i, name := range sheets {
 		if err := ctx.Err(); err != nil {
@@ -59,7 +62,18 @@ func (Reader) Read(ctx context.Context, r io.ReaderAt, size int64, opts doc.Opti
 			continue
 		}
 		page := doc.Page{Number: i + 1, ReadBy: doc.ByText}
-		page.Markdown, err = sheet(ctx, f, name, limits.MaxText-text)
+		var w markup.Writer
+		var title markup.Line
+		title.Add(name, markup.Style{})
+		w.Heading(2, title.Heading())
+		err = nil
+		if !drawn.charts[name] {
+			err = sheet(ctx, &w, f, name, limits.MaxText-text)
+		}
+		if err == nil {
+			err = drawn.write(&w, name, i+1)
+		}
+		page.Markdown = w.String()
 		if err != nil {
 			if clara.IsContext(err) || clara.KindOf(err) == clara.Invalid {
 				return nil, err
@@ -83,31 +97,27 @@ func (Reader) Read(ctx context.Context, r io.ReaderAt, size int64, opts doc.Opti
 	return d, nil
 }
 
-// sheet returns a sheet as Markdown of at most limit bytes.
-func sheet(ctx context.Context, f *excelize.File, name string, limit int64) (string, error) {
+// sheet writes the cells of a sheet, at most limit bytes.
+func sheet(ctx context.Context, w *markup.Writer, f *excelize.File, name string, limit int64) error {
 	merged, err := merges(f, name)
 	if err != nil {
-		return "", err
+		return err
 	}
 	rows, err := f.Rows(name)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer rows.Close()
-	var w markup.Writer
-	var title markup.Line
-	title.Add(name, markup.Style{})
-	w.Heading(2, title.Heading())
 	var table [][]string
 	for n := 1; rows.Next(); n++ {
 		if n%256 == 0 {
 			if err := ctx.Err(); err != nil {
-				return "", err
+				return err
 			}
 		}
 		cells, err := rows.Columns()
 		if err != nil {
-			return w.String(), err
+			return err
 		}
 		cells = merged.apply(n, cells)
 		blank := true
@@ -116,7 +126,7 @@ func sheet(ctx context.Context, f *excelize.File, name string, limit int64) (str
 			blank = blank && cells[i] == ""
 		}
 		if blank {
-			flush(&w, table)
+			block(w, table)
 			table = nil
 			continue
 		}
@@ -125,14 +135,11 @@ func sheet(ctx context.Context, f *excelize.File, name string, limit int64) (str
 			limit -= int64(len(v)) + 3
 		}
 		if limit < 0 {
-			return "", clara.Errorf(clara.Invalid, "sheet %q: the text of the workbook is larger than the limit", name)
+			return clara.Errorf(clara.Invalid, "sheet %q: the text of the workbook is larger than the limit", name)
 		}
 	}
-	flush(&w, table)
-	if err := rows.Error(); err != nil {
-		return w.String(), err
-	}
-	return w.String(), nil
+	block(w, table)
+	return rows.Error()
 }
 
 func escape(v string) string {
@@ -144,27 +151,105 @@ func escape(v string) string {
 	return strings.Join(strings.Fields(l.Inline()), " ")
 }
 
+// block writes rows without a blank one between them. Tables that stand side by
+// side, a blank column between them, are parted: they do where one begins lower
+// than the other, or where two columns and more are blank. Tables that begin in
+// the same row with one column between them may as well be the parts of a form.
+func block(w *markup.Writer, rows [][]string) {
+	wide := 0
+	for _, r := range rows {
+		wide = max(wide, len(r))
+	}
+	if wide > maxParted {
+		flush(w, rows)
+		return
+	}
+	used := make([]bool, wide)
+	for _, r := range rows {
+		for i, v := range r {
+			used[i] = used[i] || v != ""
+		}
+	}
+	for at := 1; at < wide; at++ {
+		if used[at] || !used[at-1] {
+			continue
+		}
+		end := at
+		for end < wide && !used[end] {
+			end++
+		}
+		left, right := columns(rows, 0, at), columns(rows, end, wide)
+		l, r := extent(left), extent(right)
+		if l.rows() < 2 || r.rows() < 2 || l.cols() < 2 || r.cols() < 2 || l.top == r.top && end-at < 2 {
+			continue
+		}
+		blocks(w, left)
+		blocks(w, right)
+		return
+	}
+	flush(w, rows)
+}
+
+// maxParted is how many columns a block may have to be looked at for tables
+// side by side: every gap costs a look at all cells.
+const maxParted = 64
+
+// blocks writes rows that may have blank ones between them.
+func blocks(w *markup.Writer, rows [][]string) {
+	start := 0
+	for i, r := range rows {
+		if !slices.ContainsFunc(r, func(v string) bool { return v != "" }) {
+			block(w, rows[start:i])
+			start = i + 1
+		}
+	}
+	block(w, rows[start:])
+}
+
+// columns returns the cells of the columns from left to before right.
+func columns(rows [][]string, left, right int) [][]string {
+	out := make([][]string, len(rows))
+	for i, r := range rows {
+		out[i] = r[min(left, len(r)):min(right, len(r))]
+	}
+	return out
+}
+
+// span is the smallest rectangle around all values; ends are one behind.
+type span struct{ top, bottom, left, right int }
+
+func (s span) rows() int { return s.bottom - s.top }
+func (s span) cols() int { return s.right - s.left }
+
+func extent(rows [][]string) span {
+	s := span{top: -1}
+	for y, r := range rows {
+		for x, v := range r {
+			if v == "" {
+				continue
+			}
+			if s.top < 0 {
+				s = span{y, y + 1, x, x + 1}
+			}
+			s.bottom, s.left, s.right = y+1, min(s.left, x), max(s.right, x+1)
+		}
+	}
+	s.top = max(s.top, 0)
+	return s
+}
+
 // flush writes rows as a table without empty columns at its sides; what has a
 // single cell is a line of text above it.
 func flush(w *markup.Writer, rows [][]string) {
-	left, right := -1, 0
-	for _, r := range rows {
-		for i, v := range r {
-			if v != "" {
-				if left < 0 || i < left {
-					left = i
-				}
-				right = max(right, i+1)
-			}
-		}
-	}
-	if left < 0 {
+	s := extent(rows)
+	if s.rows() == 0 {
 		return
 	}
-	if right-left == 1 {
+	rows = columns(rows[s.top:s.bottom], s.left, s.right)
+	if s.cols() == 1 {
 		for _, r := range rows {
-			if len(r) > left && r[left] != "" {
-				w.Block(doc.Escape(r[left]))
+			if len(r) > 0 {
+				w.Block(doc.Escape(r[0]))
 			}
 		}
 		return
@@ -173,11 +258,7 @@ func flush(w *markup.Writer, rows [][]string) {
 		w.Block(doc.Escape(rows[0][single(rows[0])]))
 		rows = rows[1:]
 	}
-	out := make([][]string, len(rows))
-	for i, r := range rows {
-		out[i] = r[min(left, len(r)):min(right, len(r))]
-	}
-	w.Table(out)
+	w.Table(rows)
 }
 
 // single returns the place of a row's only value, -1 if it has more or none.

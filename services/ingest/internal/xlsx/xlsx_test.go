@@ -50,6 +50,48 @@ func TestRead(t *testing.T) {
 	assert.Equal(t, "## Yield\n\nHoney by year\n\n| Year | Stand | kg |\n| --- | --- | --- |\n| 2024 | South \\| East | 31.5 |\n| 2024 | North | 12 |\n\nA note below\n\n| x | y |\n| --- | --- |\n\n## 空\n", d.Markdown())
 }
 
+func TestSideBySide(t *testing.T) {
+	f := excelize.NewFile()
+	for cell, row := range map[string][]any{
+		"A1": {"a", "b"}, "A2": {1, 2}, "A3": {3, 4}, "D3": {"c", "d"}, "D4": {5, 6}, // the right one begins lower
+		"A7": {"e", nil, "f"}, "A8": {7, nil, 8}, "A9": {9, nil, 10}, // a column of a form without values
+		"A12": {"g", "h", nil, nil, "i", "j"}, "A13": {11, 12, nil, nil, 13, 14},
+	} {
+		require.NoError(t, f.SetSheetRow("Sheet1", cell, &row))
+	}
+	var b bytes.Buffer
+	require.NoError(t, f.Write(&b))
+	d, err := xlsx.Reader{}.Read(context.Background(), bytes.NewReader(b.Bytes()), int64(b.Len()), doc.Options{})
+	require.NoError(t, err)
+	assert.Equal(t, "## Sheet1\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |\n\n| c | d |\n| --- | --- |\n| 5 | 6 |\n\n"+
+		"| e | | f |\n| --- | --- | --- |\n| 7 | | 8 |\n| 9 | | 10 |\n\n| g | h |\n| --- | --- |\n| 11 | 12 |\n\n| i | j |\n| --- | --- |\n| 13 | 14 |\n", d.Markdown())
+}
+
+func TestDrawings(t *testing.T) {
+	f := excelize.NewFile()
+	for cell, row := range map[string][]any{"A1": {"Year", "kg"}, "A2": {"2024", 31}, "A3": {"2025", 28}} {
+		require.NoError(t, f.SetSheetRow("Sheet1", cell, &row))
+	}
+	chart := &excelize.Chart{Type: excelize.Line, Title: excelize.ChartTitle{Paragraph: []excelize.RichTextRun{{Text: "Honey"}}},
+		Series: []excelize.ChartSeries{{Name: "Sheet1!$B$1", Categories: "Sheet1!$A$2:$A$3", Values: "Sheet1!$B$2:$B$3"}}}
+	require.NoError(t, f.AddChart("Sheet1", "D2", chart))
+	chart.Type = excelize.Pie
+	require.NoError(t, f.AddChartSheet("Drawn", chart))
+	require.NoError(t, f.AddShape("Sheet1", &excelize.Shape{Cell: "D20", Type: "rect", Paragraph: []excelize.RichTextRun{{Text: "see # 1"}}}))
+	require.NoError(t, f.AddComment("Sheet1", excelize.Comment{Cell: "B2", Author: "Ann", Text: "why so much?"}))
+	var b bytes.Buffer
+	require.NoError(t, f.Write(&b))
+	read := func(opts doc.Options) string {
+		d, err := xlsx.Reader{}.Read(context.Background(), bytes.NewReader(b.Bytes()), int64(b.Len()), opts)
+		require.NoError(t, err)
+		assert.Empty(t, d.Problems)
+		return d.Markdown()
+	}
+	cells := "## Sheet1\n\n| Year | kg |\n| --- | --- |\n| 2024 | 31 |\n| 2025 | 28 |\n\n"
+	assert.Equal(t, cells+"Honey\n\nLine chart\n\nsee # 1\n\n## Drawn\n\nHoney\n\nPie chart\n", read(doc.Options{}))
+	assert.Contains(t, read(doc.Options{Comments: true}), "Comment at B2: ")
+}
+
 func TestBroken(t *testing.T) {
 	good := workbook(t)
 	for _, c := range []struct {
