@@ -25,12 +25,15 @@ func (s *Service) Sweep(ctx context.Context, none *blob.Bucket) error {
 	return sweeper.Sweep(ctx)
 }
 
-// Lose puts a document where a lost event leaves it, with a file of this hash if one is given, and sets whether the sweeper
-// sees a queue.
-func (s *Service) Lose(ctx context.Context, document, hash string, queued bool) error {
-	s.sweeper.Queued = func(context.Context) (bool, error) { return queued, nil }
-	_, err := s.catalog.PutDocument(ctx, document, func(d *ingestv1.Document) error {
+// Lose puts a document where a lost event leaves it, with a file of this hash and a password if they are given.
+func (s *Service) Lose(ctx context.Context, document, hash, password string) error {
+	key, err := pipeline.Seal(ctx, s.app.Files, password)
+	if err != nil {
+		return err
+	}
+	_, err = s.catalog.PutDocument(ctx, document, func(d *ingestv1.Document) error {
 		d.Revision, d.State, d.Owed = catalog.NextRevision(d.Revision), ingestv1.Document_STATE_EXTRACTING, nil
+		d.PasswordKey = key
 		if hash != "" {
 			d.ContentHash = hash
 		}

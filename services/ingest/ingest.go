@@ -125,8 +125,6 @@ func (s *Service) consume(conn *events.Conn) error {
 		return err
 	}
 	activated, err := events.NewConsumer[*eventv1.ModelActivated](conn, "ingest", pipeline.Activated{Pipeline: s.pipeline}, events.ConsumerOptions{})
-	s.sweeper.Queued = requested.Queued
-	s.server.Sweeper.Queued = requested.Queued
 	s.consumers = []*events.Consumer{requested, indexed, activated}
 	return err
 }

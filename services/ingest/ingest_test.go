@@ -110,6 +110,7 @@ func (models) GetModel(context.Context, *modelv1.GetModelRequest) (*modelv1.Mode
 type suite struct {
 	*app.App
 	t          *testing.T
+	state      []string // the folders of NATS and of the files
 	compressor *compressor
 	jobs       jobv1connect.JobServiceClient
 }
@@ -119,8 +120,9 @@ func start(t *testing.T, cfg func(*ingest.Config), with ...func(*suite, *ingest.
 	ctx := t.Context()
 	a, err := app.New(ctx, "test", telemetry.Config{LogLevel: "error", LogFormat: "text"}, rpc.Config{}, os.Stderr)
 	require.NoError(t, err)
-	require.NoError(t, a.OpenEvents(ctx, events.Config{}, natstest.Start(t), ingest.JobType, ingest.ModelJobType))
-	require.NoError(t, a.OpenFiles(ctx, "file://"+filepath.ToSlash(t.TempDir()), t.TempDir()))
+	nats, files := natstest.Start(t), t.TempDir()
+	require.NoError(t, a.OpenEvents(ctx, events.Config{}, nats, ingest.JobType, ingest.ModelJobType))
+	require.NoError(t, a.OpenFiles(ctx, "file://"+filepath.ToSlash(files), t.TempDir()))
 	require.NoError(t, a.Dial(app.Peers{}, func(string) (*rpc.Client, error) { return a.Server.Client(rpc.ClientConfig{}, rpc.ClientOptions{}) }))
 	c := ingest.Config{MaxFileBytes: 1 << 20, MaxPages: 100, PageTimeout: time.Minute, FileTimeout: time.Minute, OCR: "never", Concurrency: 2,
 		SweepEvery: time.Hour, Grace: time.Hour, WatchEvery: 20 * time.Millisecond}
@@ -130,7 +132,7 @@ func start(t *testing.T, cfg func(*ingest.Config), with ...func(*suite, *ingest.
 	require.NoError(t, c.Validate())
 	s, err := ingest.New(ctx, c, a)
 	require.NoError(t, err)
-	made := &suite{App: a, t: t}
+	made := &suite{App: a, t: t, state: []string{nats.StoreDir(), files}}
 	for _, f := range with {
 		f(made, s)
 	}
@@ -638,8 +640,8 @@ func TestJobEndsWhenItsDocumentIsTakenOver(t *testing.T) {
 	assert.Equal(t, jobv1.Job_STATE_CANCELLED, s.finish(second.Name).State, "its only document was deleted")
 }
 
-// What nobody works on is read anew by the sweeper, from its own file; what came with a password ends with a reason that
-// says what to do, but not while its event may still be queued.
+// What nobody works on is read anew by the sweeper, from its own file and with its own password, which is nowhere in clear and
+// goes when it has served.
 func TestSweeperRevives(t *testing.T) {
 	t.Parallel()
 	var service *ingest.Service
@@ -658,19 +660,55 @@ func TestSweeperRevives(t *testing.T) {
 	require.NoError(t, stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Data{Data: []byte(handbook + "More.")}}))
 	locked, err := stream.CloseAndReceive()
 	require.NoError(t, err)
+	assert.Empty(t, locked.PasswordKey)
 	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+	assert.Empty(t, s.sealed(), "it was read")
+	extract := s.document(locked.Name).Extract
 
-	require.NoError(t, service.Lose(ctx, locked.Name, "", true))
+	is := func(document string, state ingestv1.Document_State) func() bool {
+		return func() bool { return s.document(document).State == state }
+	}
+	require.NoError(t, service.Lose(ctx, plain.Name, "", ""))
+	require.NoError(t, service.Lose(ctx, locked.Name, "", "open sesame"))
+	assert.Len(t, s.sealed(), 1)
+	assert.Empty(t, s.document(locked.Name).PasswordKey, "it is not shown")
 	require.NoError(t, service.Sweep(ctx, none))
-	assert.Equal(t, ingestv1.Document_STATE_EXTRACTING, s.document(locked.Name).State)
-	require.NoError(t, service.Lose(ctx, plain.Name, "", false))
+	require.Eventually(t, is(plain.Name, ingestv1.Document_STATE_READY), 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, is(locked.Name, ingestv1.Document_STATE_READY), 20*time.Second, 10*time.Millisecond)
+	assert.Equal(t, extract, s.document(locked.Name).Extract, "with the password")
+	assert.NotEqual(t, extract, s.document(plain.Name).Extract)
+	require.Eventually(t, func() bool { return len(s.sealed()) == 0 }, 20*time.Second, 10*time.Millisecond)
+
+	// One that is lost is asked for again.
+	require.NoError(t, service.Lose(ctx, locked.Name, "", "open sesame"))
+	for _, key := range s.sealed() {
+		require.NoError(t, s.Files.Delete(ctx, key))
+	}
 	require.NoError(t, service.Sweep(ctx, none))
-	require.Eventually(t, func() bool { return s.document(plain.Name).State == ingestv1.Document_STATE_READY }, 20*time.Second, 10*time.Millisecond)
-	got := s.document(locked.Name)
-	assert.Equal(t, ingestv1.Document_STATE_FAILED, got.State)
-	assert.Contains(t, got.Error, "clara docs reprocess docs/")
-	assert.NotContains(t, got.String(), "sesame")
-	assert.True(t, got.PasswordGiven)
+	require.Eventually(t, is(locked.Name, ingestv1.Document_STATE_FAILED), 20*time.Second, 10*time.Millisecond)
+	assert.Contains(t, s.document(locked.Name).Error, "clara docs reprocess docs/")
+
+	for _, dir := range s.state {
+		require.NoError(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			assert.NotContains(t, string(data), "sesame", path)
+			return err
+		}))
+	}
+}
+
+// sealed lists the passwords that are kept.
+func (s *suite) sealed() []string {
+	s.t.Helper()
+	var keys []string
+	for b, err := range s.Files.List(s.t.Context(), "secrets/") {
+		require.NoError(s.t, err)
+		keys = append(keys, b.Key)
+	}
+	return keys
 }
 
 // A document that was sent anew, and not read yet, is revived from the new file: what the old one left is not taken for it.
@@ -688,7 +726,7 @@ func TestSweeperRevivesTheNewVersion(t *testing.T) {
 	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
 	_, hash, _, err := s.Files.PutContent(ctx, "files", strings.NewReader("# New\n\nThe second text of all.\n"), 1<<20)
 	require.NoError(t, err)
-	require.NoError(t, service.Lose(ctx, d.Name, hash, false))
+	require.NoError(t, service.Lose(ctx, d.Name, hash, ""))
 	require.NoError(t, service.Sweep(ctx, none))
 	require.Eventually(t, func() bool { return s.document(d.Name).State == ingestv1.Document_STATE_READY }, 20*time.Second, 10*time.Millisecond)
 	m, err := s.Ingest.GetMarkdown(ctx, &ingestv1.GetMarkdownRequest{Name: d.Name})

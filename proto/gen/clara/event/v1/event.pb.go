@@ -34,7 +34,8 @@ type IngestRequested struct {
 	Job string `protobuf:"bytes,4,opt,name=job,proto3" json:"job,omitempty"`
 	// Document id; empty: derived from collection and URI.
 	Document string `protobuf:"bytes,5,opt,name=document,proto3" json:"document,omitempty"`
-	// Password of an encrypted file.
+	// Password of an encrypted file, for those who publish an event by hand: it stands in it in clear until the file is taken
+	// in. The suite's own events have none.
 	Password string `protobuf:"bytes,6,opt,name=password,proto3" json:"password,omitempty"`
 	// The caller's key: the same one is the same request.
 	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -544,7 +545,7 @@ var File_clara_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_clara_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1aclara/event/v1/event.proto\x12\x0eclara.event.v1\"\xdc\x01\n" +
+	"\x1aclara/event/v1/event.proto\x12\x0eclara.event.v1\"\xe1\x01\n" +
 	"\x0fIngestRequested\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +
@@ -552,8 +553,8 @@ const file_clara_event_v1_event_proto_rawDesc = "" +
 	"\x03uri\x18\x02 \x01(\tR\x03uri\x12\x12\n" +
 	"\x04file\x18\x03 \x01(\tR\x04file\x12\x10\n" +
 	"\x03job\x18\x04 \x01(\tR\x03job\x12\x1a\n" +
-	"\bdocument\x18\x05 \x01(\tR\bdocument\x12\x1a\n" +
-	"\bpassword\x18\x06 \x01(\tR\bpassword\x12\x1d\n" +
+	"\bdocument\x18\x05 \x01(\tR\bdocument\x12\x1f\n" +
+	"\bpassword\x18\x06 \x01(\tB\x03\x80\x01\x01R\bpassword\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestId\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x03R\brevision\"\xf6\x01\n" +

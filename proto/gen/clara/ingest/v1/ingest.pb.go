@@ -513,8 +513,8 @@ type Document struct {
 	Owed []*Owed `protobuf:"bytes,22,rep,name=owed,proto3" json:"owed,omitempty"`
 	// Key of the item in the job.
 	Item string `protobuf:"bytes,23,opt,name=item,proto3" json:"item,omitempty"`
-	// The file came with a password, which no record keeps: what has to read the file anew needs it again.
-	PasswordGiven bool `protobuf:"varint,24,opt,name=password_given,json=passwordGiven,proto3" json:"password_given,omitempty"`
+	// While the file waits to be read: what opens its sealed password. Not shown to callers.
+	PasswordKey   []byte `protobuf:"bytes,25,opt,name=password_key,json=passwordKey,proto3" json:"password_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -696,11 +696,11 @@ func (x *Document) GetItem() string {
 	return ""
 }
 
-func (x *Document) GetPasswordGiven() bool {
+func (x *Document) GetPasswordKey() []byte {
 	if x != nil {
-		return x.PasswordGiven
+		return x.PasswordKey
 	}
-	return false
+	return nil
 }
 
 // Owed is an event that a stored record has promised to publish.
@@ -2351,7 +2351,7 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"passageSet\x12\x1a\n" +
 	"\bpassages\x18\x03 \x01(\x05R\bpassages\x12\x18\n" +
 	"\aindexed\x18\x04 \x01(\bR\aindexed\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\x97\b\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\xae\b\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x10\n" +
@@ -2380,8 +2380,8 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\aread_by\x18\x14 \x03(\v2%.clara.ingest.v1.Document.ReadByEntryR\x06readBy\x12\x18\n" +
 	"\aextract\x18\x15 \x01(\tR\aextract\x12)\n" +
 	"\x04owed\x18\x16 \x03(\v2\x15.clara.ingest.v1.OwedR\x04owed\x12\x12\n" +
-	"\x04item\x18\x17 \x01(\tR\x04item\x12%\n" +
-	"\x0epassword_given\x18\x18 \x01(\bR\rpasswordGiven\x1a9\n" +
+	"\x04item\x18\x17 \x01(\tR\x04item\x12&\n" +
+	"\fpassword_key\x18\x19 \x01(\fB\x03\x80\x01\x01R\vpasswordKey\x1a9\n" +
 	"\vReadByEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x01\n" +
@@ -2394,7 +2394,7 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\rSTATE_PARTIAL\x10\x05\x12\x10\n" +
 	"\fSTATE_FAILED\x10\x06\x12\x11\n" +
 	"\rSTATE_DELETED\x10\a\x12\x13\n" +
-	"\x0fSTATE_CANCELLED\x10\b\"\xf3\x01\n" +
+	"\x0fSTATE_CANCELLED\x10\bJ\x04\b\x18\x10\x19R\x0epassword_given\"\xf3\x01\n" +
 	"\x04Owed\x12L\n" +
 	"\x10ingest_requested\x18\x01 \x01(\v2\x1f.clara.event.v1.IngestRequestedH\x00R\x0fingestRequested\x12F\n" +
 	"\x0edocument_ready\x18\x02 \x01(\v2\x1d.clara.event.v1.DocumentReadyH\x00R\rdocumentReady\x12L\n" +
@@ -2441,24 +2441,24 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tR\trequestId\x12\x14\n" +
 	"\x05label\x18\x03 \x01(\tR\x05label\")\n" +
 	"\x13FinishIngestRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x94\x02\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x99\x02\n" +
 	"\x15UploadDocumentRequest\x12G\n" +
 	"\x06header\x18\x01 \x01(\v2-.clara.ingest.v1.UploadDocumentRequest.HeaderH\x00R\x06header\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x1a\x93\x01\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x1a\x98\x01\n" +
 	"\x06Header\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x10\n" +
 	"\x03uri\x18\x03 \x01(\tR\x03uri\x12\x10\n" +
-	"\x03job\x18\x04 \x01(\tR\x03job\x12\x1a\n" +
-	"\bpassword\x18\x05 \x01(\tR\bpassword\x12\x1d\n" +
+	"\x03job\x18\x04 \x01(\tR\x03job\x12\x1f\n" +
+	"\bpassword\x18\x05 \x01(\tB\x03\x80\x01\x01R\bpassword\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x06 \x01(\x03R\tsizeBytesB\x06\n" +
-	"\x04part\"\x89\x01\n" +
+	"\x04part\"\x8e\x01\n" +
 	"\x10IngestUriRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x10\n" +
 	"\x03uri\x18\x02 \x01(\tR\x03uri\x12\x10\n" +
-	"\x03job\x18\x03 \x01(\tR\x03job\x12\x1a\n" +
-	"\bpassword\x18\x04 \x01(\tR\bpassword\x12\x1d\n" +
+	"\x03job\x18\x03 \x01(\tR\x03job\x12\x1f\n" +
+	"\bpassword\x18\x04 \x01(\tB\x03\x80\x01\x01R\bpassword\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\"(\n" +
 	"\x12GetDocumentRequest\x12\x12\n" +
@@ -2477,10 +2477,10 @@ const file_clara_ingest_v1_ingest_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"+\n" +
 	"\x15DeleteDocumentRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
-	"\x16DeleteDocumentResponse\"i\n" +
+	"\x16DeleteDocumentResponse\"n\n" +
 	"\x18ReprocessDocumentRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
-	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\bpassword\x18\x02 \x01(\tB\x03\x80\x01\x01R\bpassword\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\"$\n" +
 	"\x0eGetFileRequest\x12\x12\n" +
