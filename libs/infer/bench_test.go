@@ -30,7 +30,7 @@ import (
 // The benchmarks run on the model that CLARA_BENCH_MODEL names (a Hugging Face folder or a GGUF file; unset: the
 // example model in the cache; "random": a model of that size) with random adapters where they need some.
 // -benchtime 3x is enough. CLARA_BENCH_THREADS sets the threads, CLARA_BENCH_PRECISION
-// the precision (as of clara models import; unset: all=fp32).
+// the precision (as of clara models import; unset: all=fp32), CLARA_BENCH_PLAIN the runtime's operators alone.
 func benchBase(b *testing.B) string {
 	if os.Getenv("CLARA_BENCH_MODEL") == "random" {
 		dir := filepath.Join(b.TempDir(), "base")
@@ -78,7 +78,7 @@ func benchPackage(b *testing.B, adapters bool) string {
 func benchRuntime(b *testing.B) ort.Options {
 	n, err := strconv.Atoi(cmp.Or(os.Getenv("CLARA_BENCH_THREADS"), "0"))
 	require.NoError(b, err)
-	return ort.Options{Threads: n}
+	return ort.Options{Threads: n, Plain: os.Getenv("CLARA_BENCH_PLAIN") != ""}
 }
 
 // peak measures the rate of float32 matrix products in FLOP/s: the same runtime, one large product, the

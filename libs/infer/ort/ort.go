@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"unsafe"
 
 	onnx "github.com/yalue/onnxruntime_go"
 
@@ -59,6 +60,7 @@ type Session struct {
 	device   int // of CUDA
 	note     string
 	in, out  []IO
+	domain   unsafe.Pointer // of operators of our own, or nil
 }
 
 // Open loads the model file at path. The weights files it names must lie in its folder.
@@ -114,7 +116,26 @@ func open(path string, model []byte, o Options, load loader) (*Session, error) {
 		}
 		s.note = fmt.Sprintf("CUDA is not used: %v", lack)
 	}
+	if domain := operatorsDomain(); domain != "" && !o.Plain {
+		special, n, err := graph.Specialize(model, domain)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		if n > 0 {
+			load = func(in, out []string, so *onnx.SessionOptions) (*onnx.DynamicAdvancedSession, error) {
+				// Weights beside the file are sought in the folder that is named, as the model now comes from memory.
+				if err := so.AddSessionConfigEntry("session.model_external_initializers_file_folder_path", filepath.Dir(path)); err != nil {
+					return nil, err
+				}
+				if err := s.addOperators(so, o.narrow); err != nil {
+					return nil, err
+				}
+				return onnx.NewDynamicAdvancedSessionWithONNXData(special, in, out, so)
+			}
+		}
+	}
 	if s.s, err = s.load(o, false, load); err != nil {
+		s.dropOperators()
 		return nil, clara.Errorf(clara.Corrupt, "open model %s: %w", path, err)
 	}
 	return s, nil
@@ -198,6 +219,7 @@ func (s *Session) Close() error {
 	}
 	err := s.s.Destroy()
 	s.s = nil
+	s.dropOperators()
 	return err
 }
 

@@ -123,6 +123,10 @@ type Options struct {
 	// this session's own: sessions and processes over one file then share them,
 	// at 7 to 50 percent of the speed.
 	SharePages bool
+	// Plain takes the runtime's operators alone, where others of ours would take their place on this processor.
+	Plain bool
+
+	narrow bool // the narrower vectors; tests set it
 }
 
 // IO describes an input or output of a model. A dimension that only a run knows is -1.

@@ -1,0 +1,7 @@
+package ort
+
+// Narrow takes operators of the narrower vectors where there are wider ones.
+func Narrow(o Options) Options {
+	o.narrow = true
+	return o
+}

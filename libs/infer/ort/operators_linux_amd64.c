@@ -1,0 +1,296 @@
+//go:build cgo
+
+// The operators as the runtime's C API wants them: what is given to them is checked here, once a call.
+
+#include <math.h>
+#include <stdlib.h>
+#include "operators.h"
+
+// The places of functions in the runtime's table, see device.go.
+enum {
+	CREATE_STATUS = 0,
+	CREATE_DOMAIN = 26,
+	ADD_OPERATOR = 27,
+	ADD_DOMAIN = 28,
+	TENSOR_DATA = 51,
+	DIMENSION_COUNT = 61,
+	DIMENSIONS = 62,
+	SHAPE_OF = 65,
+	CREATE_MEMORY_INFO = 68,
+	ALLOCATOR_ALLOC = 75,
+	ALLOCATOR_FREE = 76,
+	FLOAT_ATTRIBUTE = 85,
+	INT_ATTRIBUTE = 86,
+	INPUT = 90,
+	OUTPUT = 91,
+	RELEASE_STATUS = 93,
+	RELEASE_MEMORY_INFO = 94,
+	RELEASE_SHAPE = 99,
+	RELEASE_DOMAIN = 101,
+	RELEASE_ALLOCATOR = 132,
+	CONTEXT_ALLOCATOR = 253,
+	PARALLEL_FOR = 274
+};
+enum { API_VERSION = 24, FLOAT = 1, INT32 = 6, REQUIRED = 0, OPTIONAL = 1, INVALID_ARGUMENT = 2, ARENA = 1 };
+
+typedef void **table;
+typedef void (*job)(void *, size_t);
+
+// operator is OrtCustomOp.
+typedef struct operator {
+	uint32_t version;
+	void *(*create_plain)(const struct operator *, table, const void *);
+	const char *(*name)(const struct operator *);
+	const char *(*provider)(const struct operator *);
+	int (*input_type)(const struct operator *, size_t);
+	size_t (*inputs)(const struct operator *);
+	int (*output_type)(const struct operator *, size_t);
+	size_t (*outputs)(const struct operator *);
+	void (*compute_plain)(void *, void *);
+	void (*destroy)(void *);
+	int (*input_kind)(const struct operator *, size_t);
+	int (*output_kind)(const struct operator *, size_t);
+	int (*input_memory)(const struct operator *, size_t);
+	int (*least_inputs)(const struct operator *);
+	int (*same_inputs)(const struct operator *);
+	int (*least_outputs)(const struct operator *);
+	int (*same_outputs)(const struct operator *);
+	status (*create)(const struct operator *, table, const void *, void **);
+	status (*compute)(void *, void *);
+	status (*infer_shape)(const struct operator *, void *);
+	int (*first_version)(const struct operator *);
+	int (*last_version)(const struct operator *);
+	size_t (*in_place)(int **, int **);
+	void (*release_in_place)(int *, int *);
+	size_t (*alias)(int **, int **);
+	void (*release_alias)(int *, int *);
+} operator;
+
+// kernel is an operator's node in a session.
+typedef struct {
+	table api;
+	void *memory; // the processor's
+	int64_t heads, kv;
+	float scale;
+	job keys, tokens, step, adapt;
+} kernel;
+
+#define TRY(x)                    \
+	do {                          \
+		status fault = (x);       \
+		if (fault) return fault;  \
+	} while (0)
+
+static status refuse(table api, const char *why) { return ((status(*)(int, const char *))api[CREATE_STATUS])(INVALID_ARGUMENT, why); }
+
+// tensor is an input or output; data is NULL for one that is left out.
+typedef struct {
+	void *data;
+	int64_t rank, dims[8];
+} tensor;
+
+static status describe(table api, const void *value, tensor *t) {
+	void *shape = NULL;
+	size_t rank = 0;
+	TRY(((status(*)(const void *, void **))api[SHAPE_OF])(value, &shape));
+	status fault = ((status(*)(void *, size_t *))api[DIMENSION_COUNT])(shape, &rank);
+	if (!fault && rank > 8) fault = refuse(api, "a tensor of more than 8 dimensions");
+	if (!fault) fault = ((status(*)(void *, int64_t *, size_t))api[DIMENSIONS])(shape, t->dims, rank);
+	((void (*)(void *))api[RELEASE_SHAPE])(shape);
+	t->rank = rank;
+	return fault;
+}
+
+static status input(table api, void *context, size_t i, tensor *t) {
+	const void *value = NULL;
+	t->data = NULL, t->rank = 0;
+	TRY(((status(*)(void *, size_t, const void **))api[INPUT])(context, i, &value));
+	if (!value) return NULL;
+	TRY(((status(*)(const void *, void **))api[TENSOR_DATA])(value, &t->data));
+	return describe(api, value, t);
+}
+
+static status output(table api, void *context, size_t i, const int64_t *dims, size_t rank, float **data) {
+	void *value = NULL;
+	TRY(((status(*)(void *, size_t, const int64_t *, size_t, void **))api[OUTPUT])(context, i, dims, rank, &value));
+	return ((status(*)(void *, float **))api[TENSOR_DATA])(value, data);
+}
+
+static status parallel(table api, void *context, job f, int64_t jobs, void *call) {
+	if (jobs == 1) {
+		f(call, 0);
+		return NULL;
+	}
+	return ((status(*)(void *, job, size_t, size_t, void *))api[PARALLEL_FOR])(context, f, jobs, jobs, call);
+}
+
+// with_scratch runs then(context, call) with n floats at *room.
+static status with_scratch(kernel *k, void *context, int64_t n, float **room, status (*then)(kernel *, void *, void *), void *call) {
+	void *allocator = NULL;
+	TRY(((status(*)(void *, void *, void **))k->api[CONTEXT_ALLOCATOR])(context, k->memory, &allocator));
+	status fault = ((status(*)(void *, size_t, void **))k->api[ALLOCATOR_ALLOC])(allocator, (n + 16) * sizeof(float), (void **)room);
+	if (!fault) {
+		fault = then(k, context, call);
+		status freed = ((status(*)(void *, void *))k->api[ALLOCATOR_FREE])(allocator, *room);
+		if (freed) ((void (*)(void *))k->api[RELEASE_STATUS])(freed);
+	}
+	((void (*)(void *))k->api[RELEASE_ALLOCATOR])(allocator);
+	return fault;
+}
+
+static status attend_all(kernel *k, void *context, void *call) {
+	attention *t = call;
+	TRY(parallel(k->api, context, k->keys, t->batch * t->kv, t));
+	return parallel(k->api, context, k->tokens, t->batch * t->heads * t->spans, t);
+}
+
+static status attend(void *self, void *context) {
+	kernel *k = self;
+	table api = k->api;
+	tensor in[9];
+	for (size_t i = 0; i < 9; i++) TRY(input(api, context, i, &in[i]));
+	tensor *q = &in[0], *past = &in[3], *lengths = &in[5], *longest = &in[6], *cos = &in[7];
+	for (int i = 3; i < 9; i++)
+		if (in[i].rank == 0) return refuse(api, "attention: an input is left out");
+	if (q->rank != 3 || past->rank != 4 || in[4].rank != 4 || cos->rank != 2 || in[8].rank != 2) return refuse(api, "attention: an input is of another rank");
+	attention t = {.batch = q->dims[0], .tokens = q->dims[1], .heads = k->heads, .kv = k->kv, .width = past->dims[3], .half = cos->dims[1],
+		.past_capacity = past->dims[2], .q = q->data, .past_key = past->data, .past_value = in[4].data, .cos = cos->data, .sin = in[8].data,
+		.lengths = lengths->data, .longest = *(const int32_t *)longest->data, .scale = k->scale};
+	int64_t D = t.width, packed = in[1].data == NULL;
+	if (D <= 0 || D > MOST_WIDTH || D % 16 || t.kv <= 0 || t.heads % t.kv || 2 * t.half > D) return refuse(api, "attention: heads of a form that it does not take");
+	t.q_stride = (t.heads + (packed ? 2 * t.kv : 0)) * D;
+	t.kv_stride = packed ? t.q_stride : t.kv * D;
+	if (q->dims[2] != t.q_stride || past->dims[0] != t.batch || past->dims[1] != t.kv || lengths->dims[0] != t.batch) return refuse(api, "attention: inputs of shapes that do not fit");
+	for (int i = 0; i < 4; i++)
+		if (in[4].dims[i] != past->dims[i]) return refuse(api, "attention: keys and values of different shapes");
+	for (int i = 0; i < 2; i++)
+		if (in[8].dims[i] != cos->dims[i]) return refuse(api, "attention: rotary tables of different shapes");
+	for (int i = 1; i < 3 && !packed; i++)
+		if (in[i].rank != 3 || in[i].dims[0] != t.batch || in[i].dims[1] != t.tokens || in[i].dims[2] != t.kv_stride) return refuse(api, "attention: keys or values of another shape");
+	t.k = packed ? t.q + t.heads * D : in[1].data;
+	t.v = packed ? t.q + (t.heads + t.kv) * D : in[2].data;
+	if (!t.scale) t.scale = 1 / sqrtf(D);
+	t.capacity = t.past_capacity > t.longest ? t.past_capacity : t.longest;
+	if (t.longest < t.tokens || t.longest > cos->dims[0]) return refuse(api, "attention: more tokens than the rotary tables have rows");
+	for (int64_t b = 0; b < t.batch; b++) {
+		int64_t n = t.lengths[b] + 1;
+		if (n < 1 || n > t.longest || (t.tokens != t.longest && n < t.tokens)) return refuse(api, "attention: a length is out of range");
+		if (t.tokens != t.longest && n - t.tokens > t.past_capacity) return refuse(api, "attention: a row is longer than the cache");
+	}
+	int64_t out[] = {t.batch, t.tokens, t.heads * D}, cache[] = {t.batch, t.kv, t.capacity, D};
+	TRY(output(api, context, 0, out, 3, &t.out));
+	TRY(output(api, context, 1, cache, 4, &t.key));
+	TRY(output(api, context, 2, cache, 4, &t.value));
+	if (t.batch == 0 || t.tokens == 0) return NULL;
+	if (t.tokens < ROWS) return parallel(api, context, k->step, t.batch * t.kv, &t);
+	t.spans = (t.tokens + TOKENS - 1) / TOKENS;
+	t.block_count = (t.longest + KEYS - 1) / KEYS;
+	return with_scratch(k, context, t.batch * t.kv * t.block_count * KEYS * D, &t.blocks, attend_all, &t);
+}
+
+static status adapt_all(kernel *k, void *context, void *call) {
+	adapter *t = call;
+	return parallel(k->api, context, k->adapt, (t->rows + t->part - 1) / t->part, t);
+}
+
+static status adapt(void *self, void *context) {
+	kernel *k = self;
+	table api = k->api;
+	tensor y, x, a, b;
+	TRY(input(api, context, 0, &y));
+	TRY(input(api, context, 1, &x));
+	TRY(input(api, context, 2, &a));
+	TRY(input(api, context, 3, &b));
+	if (y.rank < 1 || x.rank < 1 || a.rank != 2 || b.rank != 2) return refuse(api, "adapter: an input is of another rank");
+	adapter t = {.rows = 1, .in = a.dims[0], .rank = a.dims[1], .out = b.dims[1], .x = x.data, .a = a.data, .b = b.data, .y = y.data};
+	int64_t rows = 1;
+	for (int64_t i = 0; i < y.rank - 1; i++) t.rows *= y.dims[i];
+	for (int64_t i = 0; i < x.rank - 1; i++) rows *= x.dims[i];
+	if (rows != t.rows || x.dims[x.rank - 1] != t.in || y.dims[y.rank - 1] != t.out || b.dims[0] != t.rank) return refuse(api, "adapter: inputs of shapes that do not fit");
+	TRY(output(api, context, 0, y.dims, y.rank, &t.z));
+	if (t.rows == 0 || (t.rank == 0 && t.z == t.y)) return NULL;
+	t.part = t.rows <= 2 * ROWS ? t.rows : 4 * ROWS;
+	return with_scratch(k, context, t.rows * t.rank, &t.small, adapt_all, &t);
+}
+
+static status create(const operator *op, table api, const void *info, void **out);
+static void destroy(void *self) {
+	kernel *k = self;
+	((void (*)(void *))k->api[RELEASE_MEMORY_INFO])(k->memory);
+	free(k);
+}
+
+static const char *attention_name(const operator *op) { return "GroupQueryAttention"; }
+static const char *adapter_name(const operator *op) { return "Adapter"; }
+static const char *no_provider(const operator *op) { return NULL; }
+static size_t four(const operator *op) { return 4; }
+static size_t nine(const operator *op) { return 9; }
+static size_t one(const operator *op) { return 1; }
+static size_t three(const operator *op) { return 3; }
+static int yes(const operator *op) { return 1; }
+static int last(const operator *op) { return INT32_MAX; }
+static int floats(const operator *op, size_t i) { return FLOAT; }
+static int attention_type(const operator *op, size_t i) { return i == 5 || i == 6 ? INT32 : FLOAT; }
+static int attention_kind(const operator *op, size_t i) { return i == 1 || i == 2 ? OPTIONAL : REQUIRED; }
+static int required(const operator *op, size_t i) { return REQUIRED; }
+static int plain_memory(const operator *op, size_t i) { return 0; }
+static size_t nothing_in_place(int **in, int **out) { return 0; }
+static size_t first_in_place(int **in, int **out) {
+	*in = calloc(1, sizeof(int)), *out = calloc(1, sizeof(int));
+	return *in && *out;
+}
+static void release_places(int *in, int *out) { free(in), free(out); }
+
+#define OPERATOR(the_name, the_inputs, the_outputs, the_type, the_kind, the_compute, the_places)                                          \
+	{                                                                                                                                      \
+		.version = API_VERSION, .name = the_name, .provider = no_provider, .input_type = the_type, .inputs = the_inputs,                   \
+		.output_type = floats, .outputs = the_outputs, .destroy = destroy, .input_kind = the_kind, .output_kind = required,                \
+		.input_memory = plain_memory, .least_inputs = yes, .same_inputs = yes, .least_outputs = yes, .same_outputs = yes,                  \
+		.create = create, .compute = the_compute, .first_version = yes, .last_version = last, .in_place = the_places,                      \
+		.release_in_place = release_places, .alias = nothing_in_place, .release_alias = release_places,                                    \
+	}
+
+// One set for each width of vectors: which one a kernel belongs to is seen by its place.
+static const operator operators[2][2] = {
+	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, attend, nothing_in_place), OPERATOR(adapter_name, four, one, floats, required, adapt, first_in_place)},
+	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, attend, nothing_in_place), OPERATOR(adapter_name, four, one, floats, required, adapt, first_in_place)},
+};
+
+static status create(const operator *op, table api, const void *info, void **out) {
+	kernel *k = calloc(1, sizeof *k);
+	if (!k) return refuse(api, "no memory");
+	k->api = api;
+	int wide = op >= operators[1];
+	k->keys = wide ? attend_keys_avx512 : attend_keys_avx2;
+	k->tokens = wide ? attend_tokens_avx512 : attend_tokens_avx2;
+	k->step = wide ? attend_step_avx512 : attend_step_avx2;
+	k->adapt = wide ? adapt_avx512 : adapt_avx2;
+	status fault = NULL;
+	if (op == &operators[wide][0]) {
+		status (*number)(const void *, const char *, int64_t *) = (status(*)(const void *, const char *, int64_t *))api[INT_ATTRIBUTE];
+		fault = number(info, "num_heads", &k->heads);
+		if (!fault) fault = number(info, "kv_num_heads", &k->kv);
+		if (!fault) fault = ((status(*)(const void *, const char *, float *))api[FLOAT_ATTRIBUTE])(info, "scale", &k->scale);
+	}
+	if (!fault) fault = ((status(*)(const char *, int, int, int, void **))api[CREATE_MEMORY_INFO])("Cpu", ARENA, 0, 0, &k->memory);
+	if (fault) {
+		free(k);
+		return fault;
+	}
+	*out = k;
+	return NULL;
+}
+
+void *make_domain(void **api, int wide) {
+	void *domain = NULL;
+	status fault = ((status(*)(const char *, void **))api[CREATE_DOMAIN])(OPERATORS_DOMAIN, &domain);
+	for (int i = 0; i < 2 && !fault; i++) fault = ((status(*)(void *, const operator *))api[ADD_OPERATOR])(domain, &operators[wide][i]);
+	if (!fault) return domain;
+	((void (*)(void *))api[RELEASE_STATUS])(fault);
+	if (domain) drop_domain(api, domain);
+	return NULL;
+}
+
+status add_domain(void **api, void *options, void *domain) { return ((status(*)(void *, void *))api[ADD_DOMAIN])(options, domain); }
+
+void drop_domain(void **api, void *domain) { ((void (*)(void *))api[RELEASE_DOMAIN])(domain); }

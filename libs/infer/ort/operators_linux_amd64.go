@@ -1,0 +1,48 @@
+//go:build cgo
+
+package ort
+
+/*
+#cgo LDFLAGS: -lm
+#include "operators.h"
+*/
+import "C"
+
+import (
+	"unsafe"
+
+	onnx "github.com/yalue/onnxruntime_go"
+	"golang.org/x/sys/cpu"
+
+	"github.com/clara-suite/clara/libs/clara"
+)
+
+var _ [unsafe.Sizeof(uintptr(0))]byte = [unsafe.Sizeof(onnx.SessionOptions{})]byte{}
+
+// operatorsDomain is where the graph finds the operators of ours; empty where the processor lacks what they take.
+func operatorsDomain() string {
+	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
+		return C.OPERATORS_DOMAIN
+	}
+	return ""
+}
+
+// addOperators makes the operators known to a session that is to be opened.
+func (s *Session) addOperators(so *onnx.SessionOptions, narrow bool) error {
+	wide := C.int(0)
+	if !narrow && cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ {
+		wide = 1
+	}
+	if s.domain = C.make_domain(s.api.t, wide); s.domain == nil {
+		return clara.Errorf(clara.State, "open %s: ONNX Runtime takes no operators", s.path)
+	}
+	return s.api.status(C.add_domain(s.api.t, *(*unsafe.Pointer)(unsafe.Pointer(so)), s.domain))
+}
+
+// dropOperators forgets them, once the session is closed.
+func (s *Session) dropOperators() {
+	if s.domain != nil {
+		C.drop_domain(s.api.t, s.domain)
+		s.domain = nil
+	}
+}
