@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/clara-suite/clara/services/ingest/internal/doc"
 )
 
 type blockKind int
@@ -165,7 +167,44 @@ func textBlocks(lines []*line, page, col int) []block {
 			b.kind = code
 		}
 	}
-	return mergeCode(out)
+	return contents(mergeCode(out))
+}
+
+// pageNumber is how contents name a page.
+var pageNumber = regexp.MustCompile(`^(\d{1,4}|[ivxlc]{1,7}|[A-Z]{1,2}-?\d{1,3})$`)
+
+// minContents is how many entries in a row make a table of contents.
+const minContents = 3
+
+// contents makes tables of the entries of contents: their titles and pages.
+func contents(bs []block) []block {
+	out := bs[:0]
+	for i := 0; i < len(bs); {
+		var rows [][]string
+		var lines []*line // they still tell of the document's typography
+		area := bs[i].box
+		j := i
+		for ; j < len(bs); j++ {
+			b := &bs[j]
+			if b.kind != paragraph && b.kind != listItem || !b.lines[len(b.lines)-1].leader {
+				break
+			}
+			title, page := b.joined(doc.EscapeInline), ""
+			if k := strings.LastIndexByte(title, ' '); k > 0 && pageNumber.MatchString(title[k+1:]) {
+				title, page = title[:k], title[k+1:]
+			}
+			rows, lines = append(rows, []string{title, page}), append(lines, b.lines...)
+			area = area.union(b.box)
+		}
+		if len(rows) < minContents {
+			out = append(out, bs[i:max(j, i+1)]...)
+			i = max(j, i+1)
+			continue
+		}
+		out = append(out, block{kind: tableBlock, table: &table{box: area, rows: rows}, lines: lines, box: area, page: bs[i].page, column: bs[i].column})
+		i = j
+	}
+	return out
 }
 
 // trustsElements reports whether the structure tree's paragraphs are ones:

@@ -39,7 +39,7 @@ type item struct {
 // arrange lays out a page.
 func arrange(s *source) *layout {
 	l := &layout{number: s.number, width: s.width, height: s.height}
-	words := upright(s)
+	words, turned := upright(s)
 	if len(words) > 0 {
 		l.invisible = s.invisible*2 > len(words)
 	}
@@ -48,7 +48,7 @@ func arrange(s *source) *layout {
 	rtl := mostlyRTL(words)
 
 	tables := taggedTables(s, words)
-	tables = append(tables, ruledTables(s, withoutTables(words, tables))...)
+	tables = append(tables, ruledTables(s, withoutTables(words, tables), turned)...)
 	words = withoutTables(words, tables)
 	rg := region{box: box{0, 0, s.width, s.height}, words: words}
 	for i := range tables {
@@ -105,8 +105,10 @@ func (it *item) top() float64 {
 }
 
 // upright returns the words to be read: turned ones turned, and no watermarks,
-// artifacts, words off the page or printed twice.
-func upright(s *source) []word {
+// artifacts, words off the page or printed twice. turned are those that read
+// upwards or downwards: only in the cells of tables they are more than labels
+// of drawings and margins.
+func upright(s *source) (words, turned []word) {
 	turns := map[int]int{}
 	for i := range s.words {
 		turns[s.words[i].turn] += utf8.RuneCountInString(s.words[i].text)
@@ -120,14 +122,14 @@ func upright(s *source) []word {
 	if main != 0 {
 		s.turn(main)
 	}
-	words := make([]word, 0, len(s.words))
+	words = make([]word, 0, len(s.words))
 	type spot struct {
 		x, y int
 		text string
 	}
 	seen := make(map[spot]bool, len(s.words))
 	for _, w := range s.words {
-		if w.artifact || w.turn != 0 || w.style.size < 0.5 {
+		if w.artifact || w.turn != 0 && w.turn != 90 && w.turn != 270 || w.style.size < 0.5 {
 			continue
 		}
 		if w.box.x1 < 0 || w.box.x0 > s.width || w.box.y1 < 0 || w.box.y0 > s.height || w.box.width() <= 0 && w.box.height() <= 0 {
@@ -138,10 +140,32 @@ func upright(s *source) []word {
 			continue
 		}
 		seen[at] = true
+		if w.turn != 0 {
+			turned = append(turned, w)
+			continue
+		}
 		w.id = len(words)
 		words = append(words, w)
 	}
-	return words
+	return words, turned
+}
+
+// levelled returns words that read upwards or downwards as they would stand if
+// their text were turned upright.
+func levelled(words []word) []word {
+	out := slices.Clone(words)
+	for i := range out {
+		w := &out[i]
+		b := w.box
+		if w.turn == 90 {
+			w.box = box{-b.y1, b.x0, -b.y0, b.x1}
+		} else {
+			w.box = box{b.y0, -b.x1, b.y1, -b.x0}
+			w.base = -w.base
+		}
+		w.turn = 0
+	}
+	return out
 }
 
 // turn rotates the page's contents so that text of the given turn is upright.

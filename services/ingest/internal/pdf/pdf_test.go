@@ -227,6 +227,34 @@ func samples() map[string]*writer {
 	w.line(72, 740, 520, 740)
 	s["wrapped-cells"] = w
 
+	// A head that reads upwards, and cells of one row drawn in one go.
+	w = &writer{}
+	w.page()
+	for i := range 4 {
+		w.line(72, 100+[]float64{0, 90, 110, 130}[i], 312, 100+[]float64{0, 90, 110, 130}[i])
+	}
+	for i := range 5 {
+		w.line(72+[]float64{0, 120, 160, 200, 240}[i], 100, 72+[]float64{0, 120, 160, 200, 240}[i], 230)
+	}
+	w.text(1, 10, 76, 114, "Vessel")
+	for i, s := range []string{"Pilot", "Tug boat", "Guard"} {
+		w.raw(fmt.Sprintf("BT /F2 10 Tf 0 1 -1 0 %d %d Tm (%s) Tj ET", 217+40*i, 792-186, s))
+	}
+	for i, s := range []string{"Dinghy", "Ferry"} {
+		w.text(1, 10, 76, 204+20*float64(i), s)
+	}
+	w.raw("BT /F1 10 Tf 1 0 0 1 208 588 Tm [(X) -7333 (X)] TJ ET BT /F1 10 Tf 1 0 0 1 208 568 Tm [(X) -3333 (X) -3333 (X)] TJ ET")
+	s["sideways"] = w
+
+	// A frame round two columns of text is no table.
+	w = &writer{}
+	w.page()
+	w.raw("0.5 w 60 500 480 232 re S")
+	w.text(2, 18, 72, 90, "Harbour Brief")
+	w.paragraph(2, 10, 72, 120, "Early is polite", "Dogs are welcome", "Bring your form", "Pay in cash")
+	w.paragraph(1, 10, 240, 120, prose...)
+	s["framed-columns"] = w
+
 	w = &writer{}
 	w.page()
 	w.line(72, 60, 520, 60)

@@ -346,7 +346,38 @@ func (b *wordBuilder) run(i, j int) {
 	b.add(i, j, first, false)
 }
 
+// wideGap is the space between two characters, in sizes of the font, that parts
+// words though pdfium sees none: cells of a row drawn in one go.
+const wideGap = 1.0
+
+// add adds the characters [i, j) of one look.
 func (b *wordBuilder) add(i, j int, o textObject, glued bool) {
+	first := b.charBox(i)
+	bx := first
+	if j-i > 1 {
+		bx = bx.union(b.charBox(j - 1))
+	}
+	if long := max(bx.width(), bx.height()); j-i > 1 && o.turn >= 0 && long > (float64(j-i)+0.5*wideGap)*o.style.size {
+		for k, prev := i+1, first; k < j; k++ {
+			next := b.charBox(k)
+			if apart(prev, next) > wideGap*o.style.size {
+				b.word(i, k, prev.union(first), o, glued)
+				i, first, glued = k, next, false
+			}
+			prev = next
+		}
+		bx = first.union(b.charBox(j - 1))
+	}
+	b.word(i, j, bx, o, glued)
+}
+
+// apart is the space between two boxes along the axis where it is larger.
+func apart(a, b box) float64 {
+	return max(b.x0-a.x1, a.x0-b.x1, b.y0-a.y1, a.y0-b.y1)
+}
+
+// word adds the characters [i, j) as one word.
+func (b *wordBuilder) word(i, j int, bx box, o textObject, glued bool) {
 	chars := b.chars[i:j]
 	if slices.ContainsFunc(chars, isRTL) {
 		chars = b.visual(i, j)
@@ -357,10 +388,6 @@ func (b *wordBuilder) add(i, j int, o textObject, glued bool) {
 	}
 	if n := strings.ToLower(o.style.font); len(text) == 1 && (strings.Contains(n, "dings") || n == "symbol" && text == "·") {
 		text = dingbat(text)
-	}
-	bx := b.charBox(i)
-	if j-i > 1 {
-		bx = bx.union(b.charBox(j - 1))
 	}
 	w := word{
 		text: text, box: bx, base: o.base, style: o.style, turn: o.turn,

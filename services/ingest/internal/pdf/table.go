@@ -26,8 +26,9 @@ const (
 )
 
 // ruledTables finds tables by their lines: closed grids, and rows between
-// horizontal lines of the same length.
-func ruledTables(s *source, words []word) []*table {
+// horizontal lines of the same length. Words turned sideways belong to cells of
+// closed grids alone.
+func ruledTables(s *source, words, turned []word) []*table {
 	hs, vs := strokes(s.rules)
 	if len(hs) == 0 {
 		return nil
@@ -38,7 +39,7 @@ func ruledTables(s *source, words []word) []*table {
 		if len(c.vs) < 2 || len(c.hs) < 2 {
 			continue
 		}
-		t := gridTable(hs, vs, c, words)
+		t := gridTable(hs, vs, c, words, turned)
 		if t == nil {
 			continue
 		}
@@ -174,7 +175,7 @@ func cluster(v []float64, tol float64) []float64 {
 }
 
 // gridTable reads a closed grid; cells without a line between them are one.
-func gridTable(hs, vs []stroke, c component, words []word) *table {
+func gridTable(hs, vs []stroke, c component, words, turned []word) *table {
 	var xs, ys []float64
 	lo, hi, top, foot := math.Inf(1), math.Inf(-1), math.Inf(1), math.Inf(-1)
 	for _, i := range c.vs {
@@ -228,19 +229,22 @@ func gridTable(hs, vs []stroke, c component, words []word) *table {
 		}
 	}
 	// Words by merged cell.
-	held := make(map[int][]word)
-	total := 0
-	for _, w := range words {
-		x, y := w.box.midX(), w.box.midY()
-		if !bounds.contains(x, y) {
-			continue
+	into := func(words []word) (held map[int][]word, total int) {
+		held = make(map[int][]word)
+		for _, w := range words {
+			x, y := w.box.midX(), w.box.midY()
+			if !bounds.contains(x, y) {
+				continue
+			}
+			j, _ := slices.BinarySearch(xs, x)
+			i, _ := slices.BinarySearch(ys, y)
+			k := root(cell(min(max(i-1, 0), ny-1), min(max(j-1, 0), nx-1)))
+			held[k] = append(held[k], w)
+			total++
 		}
-		j, _ := slices.BinarySearch(xs, x)
-		i, _ := slices.BinarySearch(ys, y)
-		k := root(cell(min(max(i-1, 0), ny-1), min(max(j-1, 0), nx-1)))
-		held[k] = append(held[k], w)
-		total++
+		return held, total
 	}
+	held, total := into(words)
 	if len(held) < 2 {
 		return nil
 	}
@@ -251,8 +255,36 @@ func gridTable(hs, vs []stroke, c component, words []word) *table {
 	if most > 80 && most*10 > total*8 {
 		return nil // a frame round text
 	}
+	for _, ws := range held {
+		if len(ws) > 40 && len(ws)*2 > total && parted(ws) {
+			return nil // a frame round columns of text
+		}
+	}
 	g := grid{bounds: bounds, xs: xs, ys: ys, root: func(i, j int) int { return root(cell(i, j)) }, held: held}
+	g.turned, _ = into(turned)
 	return g.table()
+}
+
+// parted reports words of one cell that stand in columns of their own, a strip
+// between them that no word crosses.
+func parted(words []word) bool {
+	ws := slices.Clone(words)
+	slices.SortFunc(ws, func(a, b word) int { return cmp.Compare(a.box.x0, b.box.x0) })
+	least := 1.5 * bodySize(words)
+	columns, from, end := 0, 0, ws[0].box.x1
+	for i := 1; i <= len(ws); i++ {
+		if i < len(ws) && ws[i].box.x0-end < least {
+			end = max(end, ws[i].box.x1)
+			continue
+		}
+		if i-from >= 8 && len(buildRows(ws[from:i])) >= 3 {
+			columns++
+		}
+		if i < len(ws) {
+			from, end = i, ws[i].box.x1
+		}
+	}
+	return columns >= 2
 }
 
 // crossed reports whether one of the strokes separates what lies on both
@@ -273,6 +305,7 @@ type grid struct {
 	xs, ys []float64
 	root   func(i, j int) int
 	held   map[int][]word
+	turned map[int][]word // those that read upwards or downwards
 }
 
 func (g *grid) table() *table {
@@ -281,6 +314,9 @@ func (g *grid) table() *table {
 	texts := make(map[int]string, len(g.held))
 	for k, ws := range g.held {
 		texts[k] = cellText(ws)
+	}
+	for k, ws := range g.turned {
+		texts[k] = strings.TrimSpace(texts[k] + " " + cellText(levelled(ws)))
 	}
 	// Leave out the rows and columns that hold nothing of their own.
 	colUsed := make([]bool, nx)
@@ -363,7 +399,7 @@ func (g *grid) splitRow(i int, colUsed []bool) [][]string {
 			continue
 		}
 		k := g.root(i, j)
-		if i > 0 && g.root(i-1, j) == k || i+2 < len(g.ys) && g.root(i+1, j) == k || j > 0 && g.root(i, j-1) == k {
+		if len(g.turned[k]) > 0 || i > 0 && g.root(i-1, j) == k || i+2 < len(g.ys) && g.root(i+1, j) == k || j > 0 && g.root(i, j-1) == k {
 			return nil
 		}
 		ws = append(ws, g.held[k]...)
@@ -538,7 +574,7 @@ func spacedTable(words []word, bounds box, ys []float64) *table {
 			}
 		}
 	}
-	if len(t.rows) < 2 || full*100 < places*45 {
+	if len(t.rows) < 2 || full*100 < places*45 || len(ys) == 2 && !likelyTable(t) {
 		return nil
 	}
 	return t

@@ -120,12 +120,12 @@ const near = 228_600
 // order sorts shapes as they are read: the title, then line by line, each from
 // left to right. Shapes without a place keep theirs in the file.
 func order(shapes []shape) {
-	top := 0.0
+	left, top := 0.0, 0.0
 	for i := range shapes { // a shape without a place stays after the one before it
 		if shapes[i].placed {
-			top = shapes[i].y
+			left, top = shapes[i].x, shapes[i].y
 		} else {
-			shapes[i].y = top
+			shapes[i].x, shapes[i].y = left, top
 		}
 	}
 	sort.SliceStable(shapes, func(i, j int) bool {
