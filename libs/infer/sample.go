@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/infer/ort"
 )
 
 // Sampling says how the next token is drawn from its logits. The zero value is greedy: the
@@ -52,7 +53,7 @@ func newSampler(s Sampling) *sampler {
 
 // next draws a token id, false if the logits hold no finite maximum.
 func (s *sampler) next(logits []float32) (int32, bool) {
-	best := argmax(logits)
+	best := int32(ort.ArgMax(logits))
 	if best < 0 {
 		return 0, false
 	}
@@ -101,22 +102,4 @@ func (s *sampler) next(logits []float32) (int32, bool) {
 		}
 	}
 	return c[len(c)-1].id, true
-}
-
-// argmax returns the position of the largest value, the first of equal ones; -1 if it is not finite.
-func argmax(x []float32) int32 {
-	best := -1
-	top := float32(math.Inf(-1))
-	for i, v := range x {
-		if !(v <= top) { // greater, or not a number
-			if v != v {
-				return -1
-			}
-			best, top = i, v
-		}
-	}
-	if best < 0 || math.IsInf(float64(top), 0) {
-		return -1
-	}
-	return int32(best)
 }

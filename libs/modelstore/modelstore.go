@@ -8,6 +8,7 @@
 package modelstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,11 +30,20 @@ type Store struct {
 
 	mu       sync.Mutex
 	fetching map[string]*sync.Mutex // one fetch of a package at a time
+	seen     map[string]seen        // by name
+}
+
+// seen is a manifest that was read: Dir is called for every request, so it reads one again only where it was written anew.
+type seen struct {
+	file     os.FileInfo // of a folder store
+	raw      []byte
+	manifest *modelpkg.Manifest
+	id       string
 }
 
 // New makes a store; cache is the folder that packages are fetched into where the bucket is not a folder.
 func New(bucket *blob.Bucket, cache string) *Store {
-	return &Store{bucket: bucket, cache: cache, fetching: map[string]*sync.Mutex{}}
+	return &Store{bucket: bucket, cache: cache, fetching: map[string]*sync.Mutex{}, seen: map[string]seen{}}
 }
 
 var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
@@ -98,6 +108,14 @@ func (s *Store) put(ctx context.Context, dir, name, file string) error {
 
 // Manifest reads the manifest of a package.
 func (s *Store) Manifest(ctx context.Context, name string) (*modelpkg.Manifest, error) {
+	raw, err := s.read(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return modelpkg.ParseManifest(raw)
+}
+
+func (s *Store) read(ctx context.Context, name string) ([]byte, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
@@ -105,10 +123,7 @@ func (s *Store) Manifest(ctx context.Context, name string) (*modelpkg.Manifest, 
 	if clara.KindOf(err) == clara.NotFound {
 		return nil, clara.Errorf(clara.NotFound, "no model package %q; clara models list shows what there is", name)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return modelpkg.ParseManifest(raw)
+	return raw, err
 }
 
 // List returns the names of all packages.
@@ -150,11 +165,8 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 // Dir returns a folder on this machine that holds the package, fetching it first if it has to, and the hash of
 // its manifest.
 func (s *Store) Dir(ctx context.Context, name string) (dir, id string, err error) {
-	m, err := s.Manifest(ctx, name)
+	m, id, err := s.known(ctx, name)
 	if err != nil {
-		return "", "", err
-	}
-	if id, err = m.ID(); err != nil {
 		return "", "", err
 	}
 	if dir, ok := s.bucket.Path(prefix(name)); ok {
@@ -168,6 +180,38 @@ func (s *Store) Dir(ctx context.Context, name string) (dir, id string, err error
 		return dir, id, nil
 	}
 	return dir, id, s.fetch(ctx, name, m, dir)
+}
+
+// known returns the present manifest of a package, which is not to be changed, and its hash.
+func (s *Store) known(ctx context.Context, name string) (*modelpkg.Manifest, string, error) {
+	s.mu.Lock()
+	last := s.seen[name]
+	s.mu.Unlock()
+	now := seen{}
+	if path, ok := s.bucket.Path(prefix(name) + "/" + modelpkg.ManifestFile); ok {
+		if f, err := os.Stat(path); err == nil {
+			now.file = f
+		}
+		// Manifests are moved to their place, so that one written anew is another file.
+		if f := last.file; f != nil && now.file != nil && os.SameFile(f, now.file) && f.ModTime().Equal(now.file.ModTime()) && f.Size() == now.file.Size() {
+			return last.manifest, last.id, nil
+		}
+	}
+	var err error
+	if now.raw, err = s.read(ctx, name); err != nil {
+		return nil, "", err
+	}
+	if last.manifest != nil && bytes.Equal(last.raw, now.raw) {
+		now.manifest, now.id = last.manifest, last.id
+	} else if now.manifest, err = modelpkg.ParseManifest(now.raw); err != nil {
+		return nil, "", err
+	} else if now.id, err = now.manifest.ID(); err != nil {
+		return nil, "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[name] = now
+	return now.manifest, now.id, nil
 }
 
 func (s *Store) lock(id string) *sync.Mutex {

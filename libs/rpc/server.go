@@ -98,6 +98,9 @@ type Server struct {
 	services []string
 }
 
+// compressFrom is how many bytes a message has that is worth compressing: the pieces of an answer are not.
+const compressFrom = 1 << 10
+
 // NewServer reads tokens and certificates and makes a server that does not listen yet. Errors are Invalid.
 func NewServer(cfg Config, opts Options) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
@@ -147,7 +150,7 @@ func NewServer(cfg Config, opts Options) (*Server, error) {
 		chain = append(chain, unlessLocal{s.auth})
 	}
 	recovery := connect.WithRecover(recovered(s.log))
-	s.handlers = []connect.HandlerOption{connect.WithInterceptors(chain...), recovery, limits}
+	s.handlers = []connect.HandlerOption{connect.WithInterceptors(chain...), recovery, limits, connect.WithCompressMinBytes(compressFrom)}
 
 	h := health{ready: opts.Readiness, services: s.Services}
 	h.register(s.mux, connect.WithInterceptors(serverErrors{slog.New(slog.DiscardHandler)}, bounds{draining: s.draining}), recovery, limits)

@@ -5,3 +5,6 @@ func Narrow(o Options) Options {
 	o.narrow = true
 	return o
 }
+
+// PlainArgMax is ArgMax without vectors.
+var PlainArgMax = argMax

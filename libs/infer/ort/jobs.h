@@ -239,3 +239,39 @@ TARGET void NAME(adapt)(void *call, size_t job) {
 		product(1, rows, t->out, t->rank, small, t->rank, t->b, t->out, z, t->out);
 	}
 }
+
+// arg_max: the first place of the largest of n numbers; -1 if one is not a number or the largest is infinite. Four maxima
+// hide the latency of one.
+TARGET int64_t NAME(arg_max)(const float *x, int64_t n) {
+	int64_t i = 0;
+	float top = -INFINITY, odd = 0; // odd: not a number as soon as one is
+	if (n >= 4 * W) {
+		V most[4], zero[4];
+#pragma GCC unroll 8
+		for (int k = 0; k < 4; k++) most[k] = SET1(-INFINITY), zero[k] = SET1(0);
+		for (; i + 4 * W <= n; i += 4 * W)
+#pragma GCC unroll 8
+			for (int k = 0; k < 4; k++) {
+				V v = LOAD(x + i + k * W);
+				most[k] = MAX(most[k], v);
+				zero[k] = FMA(v, SET1(0), zero[k]);
+			}
+		top = TOP(MAX(MAX(most[0], most[1]), MAX(most[2], most[3])));
+		odd = SUM(ADD(ADD(zero[0], zero[1]), ADD(zero[2], zero[3])));
+	}
+	for (; i < n; i++) {
+		top = x[i] > top ? x[i] : top;
+		odd += x[i] * 0;
+	}
+	if (odd != odd) { // one is infinite or not a number: the lowest may be infinite
+		top = -INFINITY;
+		for (i = 0; i < n; i++) {
+			if (x[i] != x[i]) return -1;
+			top = x[i] > top ? x[i] : top;
+		}
+	}
+	if (isinf(top)) return -1;
+	for (i = 0; i + W <= n && TOP(LOAD(x + i)) < top; i += W) {}
+	while (i < n && x[i] != top) i++;
+	return i < n ? i : -1;
+}

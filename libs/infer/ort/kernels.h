@@ -37,6 +37,7 @@ typedef struct {
 	void attend_keys_##suffix(void *, size_t);   \
 	void attend_tokens_##suffix(void *, size_t); \
 	void attend_step_##suffix(void *, size_t);   \
-	void adapt_##suffix(void *, size_t);
+	void adapt_##suffix(void *, size_t);         \
+	int64_t arg_max_##suffix(const float *, int64_t);
 DECLARE(avx512)
 DECLARE(avx2)

@@ -27,13 +27,29 @@ func operatorsDomain() string {
 	return ""
 }
 
+// ArgMax returns the place of the largest number, the first of equal ones; -1 if it is not finite or one is not a number.
+func ArgMax(x []float32) int {
+	switch {
+	case len(x) == 0:
+		return -1
+	case wide():
+		return int(C.arg_max_avx512((*C.float)(&x[0]), C.int64_t(len(x))))
+	case operatorsDomain() != "":
+		return int(C.arg_max_avx2((*C.float)(&x[0]), C.int64_t(len(x))))
+	}
+	return argMax(x)
+}
+
+// wide reports whether the processor has the wider vectors.
+func wide() bool { return cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasFMA }
+
 // addOperators makes the operators known to a session that is to be opened.
 func (s *Session) addOperators(so *onnx.SessionOptions, narrow bool) error {
-	wide := C.int(0)
-	if !narrow && cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ {
-		wide = 1
+	width := C.int(0)
+	if !narrow && wide() {
+		width = 1
 	}
-	if s.domain = C.make_domain(s.api.t, wide); s.domain == nil {
+	if s.domain = C.make_domain(s.api.t, width); s.domain == nil {
 		return clara.Errorf(clara.State, "open %s: ONNX Runtime takes no operators", s.path)
 	}
 	return s.api.status(C.add_domain(s.api.t, *(*unsafe.Pointer)(unsafe.Pointer(so)), s.domain))
