@@ -22,7 +22,9 @@ func newJobs(store *job.Jobs) *jobs { return &jobs{store: store, last: map[strin
 
 // Start makes a job that items are added to until Seal, or returns the one that its request id has made.
 func (j *jobs) Start(ctx context.Context, in *jobv1.Job) (*jobv1.Job, error) {
-	in.Progress = &jobv1.Progress{Unit: "documents"}
+	if in.Progress == nil {
+		in.Progress = &jobv1.Progress{Unit: "documents"}
+	}
 	return j.store.CreateOpen(ctx, in)
 }
 

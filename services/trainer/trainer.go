@@ -27,7 +27,7 @@ import (
 
 // Config is the settings of trainer.
 type Config struct {
-	Roots    []string      `help:"Folders that models, data and checkpoints may be read from and runs written to; the hub's local cache may always be read." env:"CLARA_TRAINER_ROOTS" placeholder:"DIR"`
+	Roots    []string      `help:"Folders that models, data and checkpoints may be read from and runs written to; the caches of the hub and of clara models pull may always be read." env:"CLARA_TRAINER_ROOTS" placeholder:"DIR"`
 	Program  string        `help:"clara-train, which does the training; default: beside this program, or on the search path." env:"CLARA_TRAINER_PROGRAM" placeholder:"FILE"`
 	Runs     int           `help:"Runs that train at once; others wait." env:"CLARA_TRAINER_RUNS" default:"1"`
 	Restarts int           `help:"How often lost workers are started again in a row without a new checkpoint." env:"CLARA_TRAINER_RESTARTS" default:"3"`

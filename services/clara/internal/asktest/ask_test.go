@@ -189,6 +189,7 @@ func TestAnswer(t *testing.T) {
 		{"negative tokens", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, MaxTokens: -1}, clara.Invalid, "max_tokens -1"},
 		// Before anything is looked up: otherwise this would be NotFound.
 		{"temperature", &generatorv1.AnswerRequest{Collection: "collections/nope", Question: question, Sampling: &generatorv1.Sampling{Temperature: -1}}, clara.Invalid, "temperature -1"},
+		{"empty stop", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, Sampling: &generatorv1.Sampling{Stop: []string{"x", ""}}}, clara.Invalid, "sampling.stop"},
 		{"impossible temperature", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, Sampling: &generatorv1.Sampling{Temperature: -1}}, clara.Invalid, "temperature"},
 		{"unknown context", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, Context: 9}, clara.Invalid, "context 9"},
 		{"unknown mode", &generatorv1.AnswerRequest{Collection: "collections/handbook", Question: question, Retrieve: 9}, clara.Invalid, "mode 9"},

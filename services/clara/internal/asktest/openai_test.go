@@ -144,6 +144,7 @@ func TestOpenAI(t *testing.T) {
 		{"no messages", client, openai.ChatCompletionNewParams{Model: "handbook", Messages: []openai.ChatCompletionMessageParamUnion{}}, http.StatusBadRequest, "messages", "there is none"},
 		{"no question", client, openai.ChatCompletionNewParams{Model: "handbook", Messages: messages[:1]}, http.StatusBadRequest, "messages", "none is the user's"},
 		{"a form that is not done", client, openai.ChatCompletionNewParams{Model: "models/plain", ResponseFormat: pattern, Messages: messages}, http.StatusBadRequest, "response_format", `"pattern" is not done here`},
+		{"empty stop", client, openai.ChatCompletionNewParams{Model: "handbook", Stop: openai.ChatCompletionNewParamsStopUnion{OfStringArray: []string{""}}, Messages: messages}, http.StatusBadRequest, "stop", "empty text"},
 		{"hot", client, openai.ChatCompletionNewParams{Model: "handbook", Temperature: openai.Float(3), Messages: messages}, http.StatusBadRequest, "temperature", "0 to 2"},
 		{"picture", client, openai.ChatCompletionNewParams{Model: "handbook", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage([]openai.ChatCompletionContentPartUnionParam{
 			openai.ImageContentPart(openai.ChatCompletionContentPartImageImageURLParam{URL: "https://example.com/x.png"}),

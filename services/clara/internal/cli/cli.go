@@ -120,13 +120,18 @@ func (e *Env) print(human func(w io.Writer), messages ...proto.Message) error {
 
 // table writes rows under a header, aligned by the cells that a terminal gives each character: two for Chinese.
 // What would break a row, such as the lines of an error, becomes blanks.
+// A cell in the middle is cut where it would push the rest out of sight; --json has it whole.
 func table(w io.Writer, header []string, rows [][]string) {
+	const widest = 72
 	lines := make([][]string, 0, len(rows)+1)
 	widths := make([]int, len(header))
 	for _, row := range append([][]string{header}, rows...) {
 		line := make([]string, len(row))
 		for i, cell := range row {
 			line[i] = oneLine(cell)
+			if i < len(row)-1 && uniseg.StringWidth(line[i]) > widest {
+				line[i] = clip(line[i], widest-2) + ".."
+			}
 			if i < len(widths) {
 				widths[i] = max(widths[i], uniseg.StringWidth(line[i]))
 			}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -112,6 +114,34 @@ func TestItemTableOfAnActivation(t *testing.T) {
 handbook    done     10
 other       running  1 of 3
 `, b.String())
+}
+
+// A file's name may be any bytes but the slash; what travels is UTF-8, and what is shown moves no cursor.
+func TestOddNames(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"bad-\xff\xfe.txt", "new\nline.txt", "-dash.txt", "emoji-\U0001F40B.txt", strings.Repeat("a", 251) + ".txt"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("text"), 0o600))
+	}
+	files, err := listFiles([]string{dir})
+	require.NoError(t, err)
+	require.Len(t, files, 5)
+	uris := map[string]bool{}
+	var rows [][]string
+	for _, f := range files {
+		uri := fileURI(f.path)
+		assert.True(t, utf8.ValidString(f.label) && utf8.ValidString(uri), "%q %q", f.label, uri)
+		uris[uri] = true
+		rows = append(rows, []string{f.label, "done"})
+		_, err := os.Stat(f.path)
+		assert.NoError(t, err, "the path itself is left as it is")
+	}
+	assert.True(t, uris["file://"+filepath.ToSlash(dir)+"/bad-%FF%FE.txt"], "%v", uris)
+	var b strings.Builder
+	table(&b, []string{"FILE", "RESULT"}, rows)
+	assert.Equal(t, 6, strings.Count(b.String(), "\n"))
+	for line := range strings.Lines(b.String()) {
+		assert.Less(t, len(line), 100, line)
+	}
 }
 
 func TestListFilesRefusesPipe(t *testing.T) {

@@ -44,7 +44,7 @@ type Making struct {
 	Endpoint     string  `help:"Name of the endpoint in the file of endpoints, or clara for the suite's own generator." placeholder:"NAME"`
 	ChunkSize    int     `help:"Characters of a chunk." default:"1000" aliases:"chunk_size"`
 	TopK         int     `help:"Documents of a question, 1 to 20." default:"5" env:"TARGET_TOP_K" aliases:"target_top_k,target-top-k"`
-	Negatives    string  `help:"How wrong documents are chosen: ${enum}." enum:",random,bm25,embedding" default:""`
+	Negatives    string  `help:"How wrong documents are chosen: random, bm25, the default, or embedding." enum:",random,bm25,embedding" default:""`
 	UseEmbedding bool    `name:"use-embeddings" help:"Older name of --negatives embedding." env:"USE_EMBEDDINGS" aliases:"use_embeddings"`
 	Seed         int64   `help:"Chooses what is left to chance." default:"42"`
 	MultiHop     int     `help:"Questions over two chunks, for so many percent of chunks." placeholder:"PERCENT"`

@@ -38,7 +38,7 @@ type DataCheck struct {
 	File         []string `arg:"" optional:"" help:"Training files."`
 	InputFile    string   `hidden:"" aliases:"input_file"`
 	ExpectedTopK int      `name:"expected-top-k" help:"Documents that every question must have; 0: any number." aliases:"expected_top_k"`
-	Kind         string   `help:"What the lines are for: ${enum}; default: what the file's name says, else what each line says." enum:",pretrain,instruction,end_to_end" default:""`
+	Kind         string   `help:"What the lines are for: pretrain, instruction or end_to_end; default: what the file's name says, else what each line says." enum:",pretrain,instruction,end_to_end" default:""`
 	Verbose      bool     `help:"Print all faulty lines, not the first 20."`
 }
 

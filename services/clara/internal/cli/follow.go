@@ -192,7 +192,7 @@ func (p *progress) update(j *jobv1.Job) {
 	lines = append(lines, fmt.Sprintf("%s %s %s", bar(j.Progress, 24), jobState(j.State), pace(j.Progress)))
 	p.clear()
 	for _, l := range lines {
-		fmt.Fprintln(p.w, clip(l, p.width-1))
+		fmt.Fprintln(p.w, clip(oneLine(l), p.width-1))
 	}
 	p.lines = len(lines)
 }
@@ -205,7 +205,7 @@ func (p *progress) tell(j *jobv1.Job) {
 			key := i.Name + "\x00" + i.Label
 			if !p.said[key] {
 				p.said[key] = true
-				fmt.Fprintf(p.w, "%s: %s%s\n", i.Label, itemState(i.State), colon(i.Error))
+				fmt.Fprintln(p.w, oneLine(i.Label+": "+itemState(i.State)+colon(i.Error)))
 			}
 		case jobv1.Job_STATE_UNSPECIFIED, jobv1.Job_STATE_PENDING, jobv1.Job_STATE_RUNNING:
 		}
@@ -219,7 +219,7 @@ func (p *progress) tell(j *jobv1.Job) {
 	}
 	if now := time.Now(); now.Sub(p.last) >= 2*time.Second && j.EndTime == nil && line != "" && line != p.line {
 		p.last, p.line = now, line
-		fmt.Fprintf(p.w, "%s: %s\n", jobState(j.State), line)
+		fmt.Fprintln(p.w, oneLine(jobState(j.State)+": "+line))
 	}
 }
 

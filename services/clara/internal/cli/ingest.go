@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/clara-suite/clara/libs/clara"
 	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
@@ -51,7 +53,7 @@ func (i *Ingest) Run(ctx context.Context, e *Env) error {
 			failed = append(failed, failure{f.label, err.Error()})
 		}
 		if width, ok := isTerminal(e.Err); ok && !e.JSON {
-			fmt.Fprintf(e.Err, "\r\x1b[2K%s", clip(fmt.Sprintf("uploaded %d of %d: %s", n+1, len(files), f.label), width-1))
+			fmt.Fprintf(e.Err, "\r\x1b[2K%s", clip(oneLine(fmt.Sprintf("uploaded %d of %d: %s", n+1, len(files), f.label)), width-1))
 		}
 	}
 	if _, ok := isTerminal(e.Err); ok && !e.JSON {
@@ -79,7 +81,8 @@ type file struct {
 	label string // as the user will see it: relative to what was named
 }
 
-// listFiles finds the regular files below the paths. Hidden files and links are left out unless named themselves.
+// listFiles finds the regular files below the paths. Hidden files and links are left out unless named themselves. A folder that
+// cannot be looked into is in the list too, so that it is told with the reason, and the rest goes on.
 func listFiles(paths []string) ([]file, error) {
 	var out []file
 	for _, root := range paths {
@@ -91,11 +94,11 @@ func listFiles(paths []string) ([]file, error) {
 			return nil, clara.Errorf(clara.Invalid, "%s is neither a file nor a folder", root)
 		}
 		if !info.IsDir() {
-			out = append(out, file{root, filepath.Base(root)})
+			out = append(out, file{root, valid(filepath.Base(root))})
 			continue
 		}
 		err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
+			if err != nil && d == nil {
 				return err
 			}
 			if path != root && strings.HasPrefix(d.Name(), ".") {
@@ -104,12 +107,15 @@ func listFiles(paths []string) ([]file, error) {
 				}
 				return nil
 			}
-			if d.Type().IsRegular() {
-				label, err := filepath.Rel(root, path)
-				if err != nil {
-					return err
+			if err != nil || d.Type().IsRegular() {
+				label, relErr := filepath.Rel(root, path)
+				if relErr != nil {
+					return relErr
 				}
-				out = append(out, file{path, filepath.ToSlash(label)})
+				if label == "." { // the folder itself cannot be looked into
+					label = filepath.Base(root)
+				}
+				out = append(out, file{path, valid(filepath.ToSlash(label))})
 			}
 			return nil
 		})
@@ -121,6 +127,18 @@ func listFiles(paths []string) ([]file, error) {
 		return nil, clara.Errorf(clara.Invalid, "no files below %s", strings.Join(paths, ", "))
 	}
 	return out, nil
+}
+
+// valid is a file name that can travel: names may be any bytes, messages and terminals take UTF-8.
+func valid(name string) string { return strings.ToValidUTF8(name, "\uFFFD") }
+
+// fileURI names a file on this machine. Bytes that are no UTF-8 are written as %XX.
+func fileURI(path string) string {
+	path = filepath.ToSlash(absolute(path))
+	if !utf8.ValidString(path) {
+		path = (&url.URL{Path: path}).EscapedPath()
+	}
+	return "file://" + path
 }
 
 // upload streams one file to the service.
@@ -139,7 +157,7 @@ func upload(ctx context.Context, client ingestv1connect.IngestServiceClient, f f
 		return nil, err
 	}
 	err = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Header_{Header: &ingestv1.UploadDocumentRequest_Header{
-		Parent: parent, File: f.label, Uri: "file://" + filepath.ToSlash(absolute(f.path)), Job: job, Password: password, SizeBytes: info.Size(),
+		Parent: parent, File: f.label, Uri: fileURI(f.path), Job: job, Password: password, SizeBytes: info.Size(),
 	}}})
 	buf := make([]byte, chunk)
 	for err == nil {

@@ -94,7 +94,7 @@ type CollectionsCreate struct {
 	Collection  string `arg:"" help:"Lower-case letters, digits, - and _."`
 	DisplayName string `help:"Name to show."`
 	Model       string `help:"Model package to keep to; default: the active one, moving along with it."`
-	Memories    string `help:"How memories are kept: ${enum}; default: as ingest is set up to. collections compare shows what each costs." enum:",fp16,int8,int4" default:""`
+	Memories    string `help:"How memories are kept: fp16, int8 or int4; default: as ingest is set up to. collections compare shows what each costs." enum:",fp16,int8,int4" default:""`
 }
 
 // Run prints what was created.

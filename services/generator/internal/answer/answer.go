@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -371,7 +372,7 @@ func (a *Answerer) forget(name string) {
 
 // checkAsked refuses a request that asks nothing, or two things, before anything is done for it.
 func checkAsked(r *generatorv1.AnswerRequest) error {
-	if err := sampling(r.Sampling).Check(); err != nil {
+	if err := checkSampling(r.Sampling); err != nil {
 		return err
 	}
 	if len(r.Messages) == 0 {
@@ -409,6 +410,13 @@ func tokens(max int32) int {
 		return DefaultTokens
 	}
 	return int(max)
+}
+
+func checkSampling(s *generatorv1.Sampling) error {
+	if slices.Contains(s.GetStop(), "") {
+		return clara.Errorf(clara.Invalid, "sampling.stop: an empty text stops every answer before it begins: leave it out")
+	}
+	return sampling(s).Check()
 }
 
 func sampling(s *generatorv1.Sampling) infer.Sampling {

@@ -24,7 +24,7 @@ func (a *Answerer) Generate(ctx context.Context, r *generatorv1.GenerateRequest)
 	if err := a.checkBatch(len(r.Items), r.MaxTokens); err != nil {
 		return nil, err
 	}
-	if err := sampling(r.Sampling).Check(); err != nil {
+	if err := checkSampling(r.Sampling); err != nil {
 		return nil, err
 	}
 	if _, ok := generatorv1.Context_name[int32(r.Context)]; !ok {

@@ -166,6 +166,8 @@ func (r *chatRequest) check() error {
 		return param("n", "%d choices: only 1 is done", *r.N)
 	case len(r.Stop) > maxStops:
 		return param("stop", "%d texts: the limit is %d", len(r.Stop), maxStops)
+	case slices.Contains(r.Stop, ""):
+		return param("stop", "an empty text stops every answer before it begins: leave it out")
 	case len(r.Tools) > 0:
 		return param("tools", "not done here: leave them out")
 	case !slices.Contains([]string{"", "null", `"none"`, `"auto"`}, string(r.ToolChoice)):

@@ -144,7 +144,8 @@ func (s *Server) UpdateCollection(ctx context.Context, r *ingestv1.UpdateCollect
 		return nil, clara.Errorf(clara.State, "collection %s has no model, so it keeps no memories: activate one first (clara models activate)", id)
 	}
 	kept := strings.ToLower(strings.TrimPrefix(p.String(), "MEMORY_PRECISION_"))
-	job, err := s.Jobs.Start(ctx, &jobv1.Job{Type: s.MoveJob, Target: c.Name, Detail: "memories of " + id + " move to " + kept, RequestId: r.RequestId})
+	job, err := s.Jobs.Start(ctx, &jobv1.Job{Type: s.MoveJob, Target: c.Name, Detail: "memories of " + id + " move to " + kept, RequestId: r.RequestId,
+		Progress: &jobv1.Progress{Unit: "collections"}})
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ import (
 
 // Config is the settings of models. Keys stay out of everything that is printed.
 type Config struct {
-	Provider          string        `help:"Whose API it is, which sets the address: ${enum}." enum:",openai,dashscope,deepseek,openrouter,vllm,ollama,clara" default:"" env:"CLARA_LLM_PROVIDER"`
+	Provider          string        `help:"Whose API it is, which sets the address: openai, dashscope, deepseek, openrouter, vllm, ollama, or clara, the suite's own generator." enum:",openai,dashscope,deepseek,openrouter,vllm,ollama,clara" default:"" env:"CLARA_LLM_PROVIDER"`
 	BaseURL           string        `name:"base-url" aliases:"base_url" help:"Address of an OpenAI-compatible API, with its version." env:"CLARA_LLM_BASE_URL,BASE_URL,OPENAI_BASE_URL" placeholder:"URL"`
 	APIKey            config.Secret `name:"api-key" aliases:"api_key" help:"Key of the API." env:"CLARA_LLM_API_KEY,OPENAI_API_KEY"`
 	Model             string        `help:"Model that writes summaries and questions." env:"CLARA_LLM_MODEL,MODEL"`

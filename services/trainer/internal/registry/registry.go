@@ -215,6 +215,9 @@ func (r *Registry) run(run *job.Run) error {
 	if err != nil {
 		return err
 	}
+	if steps := run.Job().GetProgress().GetTotal(); steps > 0 {
+		run.Progress(steps, steps, "steps", "")
+	}
 	if _, err := r.records.Put(ctx, sourceKey(req.Model), &modelv1.Model{Name: prefix + req.Model, Source: describeSource(req, base)}); err != nil {
 		return err
 	}
@@ -422,7 +425,8 @@ func (r *Registry) ActivateModel(ctx context.Context, req *modelv1.ActivateModel
 	if err != nil {
 		return nil, fmt.Errorf("encode activation: %w", err)
 	}
-	j, err := r.jobs.CreateOpen(ctx, &jobv1.Job{Type: ActivateJob, Target: req.Name, Detail: "collections move to " + model, RequestId: req.RequestId, Spec: spec})
+	j, err := r.jobs.CreateOpen(ctx, &jobv1.Job{Type: ActivateJob, Target: req.Name, Detail: "collections move to " + model, RequestId: req.RequestId, Spec: spec,
+		Progress: &jobv1.Progress{Unit: "collections"}})
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,8 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 )
 
-// Roots are the folders that models and checkpoints may be read from. The hub's local cache is always one.
+// Roots are the folders that models and checkpoints may be read from. The hub's local cache and that
+// of models which clara models pull fetches are always among them.
 type Roots struct {
 	dirs []string // as given, resolved
 	flag string   // setting to name
@@ -23,22 +24,34 @@ func NewRoots(dirs []string, env func(string) string) (Roots, error) {
 	for _, d := range dirs {
 		real, err := resolve(d)
 		if err != nil {
-			return r, clara.Errorf(clara.Invalid, "trainer root %s: %w", d, err)
+			return r, clara.Errorf(clara.Invalid, "trainer root %s: %w; make the folder, or name another", d, err)
 		}
 		if info, err := os.Stat(real); err != nil || !info.IsDir() {
 			return r, clara.Errorf(clara.Invalid, "trainer root %s is no folder", d)
 		}
 		r.dirs = append(r.dirs, real)
 	}
-	cache, err := hub.CacheDir(env)
-	if err != nil {
-		return r, nil // no home folder, so nothing is in its cache either
+	if cache, err := hub.CacheDir(env); err == nil { // else there is no home folder, and nothing in its cache
+		r.add(cache)
 	}
-	if real, err := resolve(cache); err == nil {
-		cache = real
+	cache := env("CLARA_CACHE")
+	if cache == "" {
+		if dir, err := os.UserCacheDir(); err == nil {
+			cache = filepath.Join(dir, "clara")
+		}
 	}
-	r.dirs = append(r.dirs, cache)
+	if cache != "" {
+		r.add(filepath.Join(cache, "models"))
+	}
 	return r, nil
+}
+
+// add is for a folder that may not be there yet.
+func (r *Roots) add(dir string) {
+	if real, err := resolve(dir); err == nil {
+		dir = real
+	}
+	r.dirs = append(r.dirs, dir)
 }
 
 func resolve(path string) (string, error) {
