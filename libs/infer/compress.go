@@ -60,8 +60,7 @@ func (e *Engine) Encode(ctx context.Context, t Texts) (Encoded, error) {
 	}
 	select {
 	case <-ctx.Done():
-		call.canceled.Store(true)
-		e.sched.signal()
+		e.sched.cancelTexts(call)
 		return Encoded{}, ctx.Err()
 	case <-call.done:
 	}

@@ -126,6 +126,44 @@ func TestPlace(t *testing.T) {
 	(*Place)(nil).Release()
 }
 
+// TestLeft: who goes away makes room at once, though the model is in a run and the loop has not come by.
+func TestLeft(t *testing.T) {
+	s := known()
+	s.wake = make(chan struct{}, 1)
+	cache := &fakeCache{owner: make([]*stream, 8)}
+	s.rows = newLayout(8, cache)
+	var all []*stream
+	for i := range 30 {
+		r := &stream{prompt: Prompt{IDs: make([]int32, 200)}, limit: 128, patient: i >= 20}
+		all = append(all, r)
+		if r.patient {
+			s.patient = append(s.patient, r)
+		} else {
+			s.waiting = append(s.waiting, r)
+		}
+		s.waitingTokens += r.tokens()
+	}
+	s.admit()
+	copy(cache.owner, s.rows.rows)
+	call := &texts{ids: make([][]int32, 3)}
+	for i := range call.ids {
+		s.queues[asked] = append(s.queues[asked], text{call, i, false})
+	}
+	require.Equal(t, 8, s.running)
+	require.Equal(t, clara.Busy, clara.KindOf(s.submit(t.Context(), &stream{prompt: Prompt{IDs: make([]int32, 200)}, limit: 128})))
+	for _, r := range all {
+		s.cancel(r)
+		s.cancel(r) // as who is told of the end does as well
+	}
+	s.cancelTexts(call)
+	assert.Equal(t, Load{}, s.load())
+	assert.Zero(t, s.hurried)
+	require.NoError(t, s.submit(t.Context(), &stream{prompt: Prompt{IDs: make([]int32, 200)}, limit: 128}))
+	s.reap()
+	assert.Zero(t, s.rows.used())
+	assert.Equal(t, 1, s.load().Waiting)
+}
+
 // TestPatience: patient requests come after the others and leave room for them while there are any.
 func TestPatience(t *testing.T) {
 	s := known()

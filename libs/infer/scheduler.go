@@ -25,6 +25,7 @@ type stream struct {
 	wantLogits bool
 	patient    bool
 	place      *Place
+	counted    bool      // among those that run; guarded by scheduler.mu
 	logits     []float32 // before the final event, if wanted
 
 	events   chan event // holds a whole answer
@@ -135,6 +136,8 @@ const (
 	grace = 500 * time.Millisecond
 	// burst is how long after a quiet moment all rows are given out, whatever that makes of them.
 	burst = time.Second
+	// spread is how much longer than expected the slowest of a hundred requests is held up: what is expected is a mean.
+	spread = 1.3
 	// attentive is how long after a request patient ones leave room for the next.
 	attentive = 30 * time.Second
 )
@@ -204,12 +207,13 @@ func (s *scheduler) room(prompt, limit int, now time.Time) error {
 		return nil
 	}
 	alone, beside := s.pace.expect(prompt, limit, s.running, waiting, s.opts.Streams)
-	if held := beside - alone; held <= max(grace, time.Duration((s.opts.Slowdown-1)*float64(alone))) {
+	held := time.Duration(spread * float64(beside-alone))
+	if held <= max(grace, time.Duration((s.opts.Slowdown-1)*float64(alone))) {
 		return nil
 	}
 	return clara.BusyError(min(max(beside/time.Duration(s.opts.Streams), 100*time.Millisecond), time.Minute),
-		"generate: %d requests are running and %d waiting; an answer would take %.1f times as long as alone, the limit is %g",
-		s.running, waiting, float64(beside)/float64(alone), s.opts.Slowdown)
+		"generate: %d requests are running and %d waiting; an answer would take up to %.1f times as long as alone, the limit is %g",
+		s.running, waiting, float64(alone+held)/float64(alone), s.opts.Slowdown)
 }
 
 // drain estimates when half of so many waiting tokens will be done.
@@ -267,10 +271,62 @@ func wait(tokens int, rate float64) time.Duration {
 	return min(max(d, 500*time.Millisecond), time.Minute)
 }
 
-// cancel takes back a request; one that has ended is not touched.
+// cancel takes back a request; one that has ended is not touched. Its place is free at once: who asks next need not wait
+// until the present run of the model ends and the loop comes by.
 func (s *scheduler) cancel(r *stream) {
 	r.canceled.Store(true)
+	s.mu.Lock()
+	s.dropWaiting()
+	s.uncount(r)
+	s.mu.Unlock()
 	s.signal()
+}
+
+// cancelTexts is cancel of a call for memories.
+func (s *scheduler) cancelTexts(t *texts) {
+	t.canceled.Store(true)
+	s.mu.Lock()
+	s.dropTexts()
+	s.mu.Unlock()
+	s.signal()
+}
+
+// dropWaiting takes canceled requests out of the queues. The caller holds the lock.
+func (s *scheduler) dropWaiting() {
+	for _, q := range []*[]*stream{&s.waiting, &s.patient} {
+		*q = slices.DeleteFunc(*q, func(r *stream) bool {
+			gone := r.canceled.Load()
+			if gone {
+				s.waitingTokens -= r.tokens()
+			}
+			return gone
+		})
+	}
+}
+
+// dropTexts takes canceled texts out of the queues. The caller holds the lock.
+func (s *scheduler) dropTexts() {
+	for i := range s.queues {
+		s.queues[i] = slices.DeleteFunc(s.queues[i], func(t text) bool {
+			gone := t.canceled.Load()
+			if gone {
+				s.textTokens[i] -= t.tokens()
+			}
+			return gone
+		})
+	}
+}
+
+// uncount takes a request out of the numbers of those that run. The caller holds the lock.
+func (s *scheduler) uncount(r *stream) {
+	if !r.counted {
+		return
+	}
+	r.counted = false
+	s.running--
+	if !r.patient {
+		s.hurried--
+	}
 }
 
 func (s *scheduler) load() Load {
@@ -338,25 +394,11 @@ func (s *scheduler) reap() (end bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, q := range []*[]*stream{&s.waiting, &s.patient} {
-		*q = slices.DeleteFunc(*q, func(r *stream) bool {
-			gone := r.canceled.Load()
-			if gone {
-				s.waitingTokens -= r.tokens()
-			}
-			return gone
-		})
-	}
+	s.dropWaiting()
+	s.dropTexts()
 	texts := 0
-	for i := range s.queues {
-		s.queues[i] = slices.DeleteFunc(s.queues[i], func(t text) bool {
-			gone := t.canceled.Load()
-			if gone {
-				s.textTokens[i] -= t.tokens()
-			}
-			return gone
-		})
-		texts += len(s.queues[i])
+	for _, q := range s.queues {
+		texts += len(q)
 	}
 	s.count()
 	if s.abort {
@@ -365,10 +407,14 @@ func (s *scheduler) reap() (end bool) {
 	return s.closing && len(s.waiting)+len(s.patient)+texts+s.rows.used() == 0 || s.abort
 }
 
-// count notes who runs. The caller holds the lock.
+// count notes who runs: those that have a row and have not gone. The caller holds the lock.
 func (s *scheduler) count() {
-	s.running, s.hurried = s.rows.used(), 0
-	for _, r := range s.rows.rows[:s.running] {
+	s.running, s.hurried = 0, 0
+	for _, r := range s.rows.rows[:s.rows.used()] {
+		if r.counted = !r.canceled.Load(); !r.counted {
+			continue
+		}
+		s.running++
 		if !r.patient {
 			s.hurried++
 		}
@@ -392,6 +438,7 @@ func (s *scheduler) failAll(err error) {
 	}
 	for _, r := range s.active() {
 		s.leave(r)
+		r.counted = false
 		r.events <- event{err: err}
 	}
 	s.count()
@@ -411,6 +458,7 @@ func (s *scheduler) free(r *stream) {
 	s.leave(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	r.counted = false
 	s.count()
 }
 
