@@ -3,7 +3,6 @@ package ingest
 import (
 	"context"
 
-	"github.com/clara-suite/clara/libs/blob"
 	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
 	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 	"github.com/clara-suite/clara/services/ingest/internal/catalog"
@@ -16,13 +15,17 @@ func (s *Service) BeforeReset(f func(*jobv1.Item)) {
 }
 
 // Sweep compares records and points once, as if grace were over. It leaves the blobs alone, which without grace would lose what
-// is being written; none is the bucket that it looks into instead.
-func (s *Service) Sweep(ctx context.Context, none *blob.Bucket) error {
+// is being written.
+func (s *Service) Sweep(ctx context.Context) error {
 	sweeper := s.sweeper
-	p := *s.sweeper.Pipeline
-	p.Files = none
-	sweeper.Pipeline, sweeper.Grace = &p, 0
-	return sweeper.Sweep(ctx)
+	sweeper.Grace = 0
+	_, err := sweeper.Records(ctx)
+	return err
+}
+
+// Purge removes what a deleted collection holds, as a sweep does that has seen it some time ago.
+func (s *Service) Purge(ctx context.Context, c *ingestv1.Collection) error {
+	return s.sweeper.Purge(ctx, c)
 }
 
 // Lose puts a document where a lost event leaves it, with a file of this hash and a password if they are given.

@@ -17,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/clara-suite/clara/libs/app"
-	"github.com/clara-suite/clara/libs/blob"
 	"github.com/clara-suite/clara/libs/clara"
 	"github.com/clara-suite/clara/libs/events"
 	"github.com/clara-suite/clara/libs/events/job"
@@ -49,6 +48,7 @@ type compressor struct {
 	texts   map[string][]string // document -> passages, as indexed last
 	models  map[string]string   // index -> model
 	deleted []string
+	dropped []string // indexes
 	fail    error
 }
 
@@ -89,7 +89,10 @@ func (c *compressor) DeletePoints(_ context.Context, r *compressorv1.DeletePoint
 	return &compressorv1.DeletePointsResponse{}, nil
 }
 
-func (c *compressor) DropIndex(context.Context, *compressorv1.DropIndexRequest) (*compressorv1.DropIndexResponse, error) {
+func (c *compressor) DropIndex(_ context.Context, r *compressorv1.DropIndexRequest) (*compressorv1.DropIndexResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dropped = append(c.dropped, r.Index)
 	return &compressorv1.DropIndexResponse{}, nil
 }
 
@@ -564,6 +567,90 @@ func TestLateActivation(t *testing.T) {
 	assert.Empty(t, c.NextIndex)
 }
 
+// A purge that comes late, for a collection that was deleted and made again meanwhile, leaves the new one alone.
+func TestLatePurge(t *testing.T) {
+	t.Parallel()
+	var service *ingest.Service
+	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
+	ctx := t.Context()
+	fill := func() (*ingestv1.Collection, *ingestv1.Document) {
+		t.Helper()
+		j := s.start("docs")
+		d, err := s.upload("docs", "a.md", handbook, j.Name)
+		require.NoError(t, err)
+		require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+		c, err := s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/docs"})
+		require.NoError(t, err)
+		return c, d
+	}
+	old, _ := fill()
+	_, err := s.Ingest.DeleteCollection(ctx, &ingestv1.DeleteCollectionRequest{Name: "collections/docs"})
+	require.NoError(t, err)
+	now, d := fill()
+	require.NotEqual(t, old.Uid, now.Uid)
+
+	old.Deleted = true
+	require.NoError(t, service.Purge(ctx, old))
+	after, err := s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/docs"})
+	require.NoError(t, err)
+	assert.Equal(t, now.Uid, after.Uid)
+	assert.Equal(t, ingestv1.Document_STATE_READY, s.document(d.Name).State)
+	s.compressor.mu.Lock()
+	defer s.compressor.mu.Unlock()
+	assert.Contains(t, s.compressor.dropped, old.Index)
+	assert.NotContains(t, s.compressor.dropped, now.Index)
+}
+
+// A move to another model waits for a document that is being read. If that fails, what was read before moves, and the document
+// stays failed.
+func TestMoveWaitsForAFailedDocument(t *testing.T) {
+	t.Parallel()
+	var service *ingest.Service
+	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
+	ctx := t.Context()
+	base := filepath.Join(t.TempDir(), "base")
+	tinymodel.Base(t, base, tinymodel.Default(), 1)
+	_, err := s.Packages.Import(ctx, "tiny", modelpkg.ImportOptions{Base: base})
+	require.NoError(t, err)
+	j := s.start("docs")
+	d, err := s.upload("docs", "a.md", handbook, j.Name)
+	require.NoError(t, err)
+	_, err = s.upload("docs", "b.md", "# Other\n\nThis one is in nobody's way.\n", j.Name)
+	require.NoError(t, err)
+	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+
+	_, blank, _, err := s.Files.PutContent(ctx, "files", strings.NewReader(" \n \n"), 1<<20)
+	require.NoError(t, err)
+	require.NoError(t, service.Lose(ctx, d.Name, blank, ""))
+	made, err := s.Jobs.CreateOpen(ctx, &jobv1.Job{Type: ingest.ModelJobType, Target: "models/tiny"})
+	require.NoError(t, err)
+	require.NoError(t, s.Conn.Publish(ctx, "", &eventv1.ModelActivated{Model: "models/tiny", Job: made.Name, Generation: 1}))
+	// The other document arrives in the next index; the collection does not change over.
+	var next string
+	require.Eventually(t, func() bool {
+		c, err := s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/docs"})
+		require.NoError(t, err)
+		s.compressor.mu.Lock()
+		defer s.compressor.mu.Unlock()
+		next = c.NextIndex
+		return next != "" && s.compressor.models[next] != ""
+	}, 20*time.Second, 10*time.Millisecond)
+	waiting, err := s.jobs.GetJob(ctx, &jobv1.GetJobRequest{Name: made.Name})
+	require.NoError(t, err)
+	assert.Nil(t, waiting.EndTime)
+
+	require.Eventually(t, func() bool {
+		require.NoError(t, service.Sweep(ctx))
+		c, err := s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/docs"})
+		return err == nil && c.Index == next
+	}, 20*time.Second, 50*time.Millisecond)
+	assert.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.ended(made.Name).State)
+	failed := s.document(d.Name)
+	assert.Equal(t, ingestv1.Document_STATE_FAILED, failed.State)
+	assert.Contains(t, failed.Error, "white space")
+	require.Len(t, slices.DeleteFunc(failed.Placements, func(p *ingestv1.Placement) bool { return p.Index != next || !p.Indexed }), 1)
+}
+
 // TestMemoryPrecision: a collection's index says how memories are kept, and a change moves it to another.
 func TestMemoryPrecision(t *testing.T) {
 	t.Parallel()
@@ -647,9 +734,6 @@ func TestSweeperRevives(t *testing.T) {
 	var service *ingest.Service
 	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
 	ctx := t.Context()
-	none, err := blob.OpenDir(t.TempDir())
-	require.NoError(t, err)
-	defer none.Close()
 	j := s.start("docs")
 	plain, err := s.upload("docs", "a.md", handbook, j.Name)
 	require.NoError(t, err)
@@ -672,7 +756,7 @@ func TestSweeperRevives(t *testing.T) {
 	require.NoError(t, service.Lose(ctx, locked.Name, "", "open sesame"))
 	assert.Len(t, s.sealed(), 1)
 	assert.Empty(t, s.document(locked.Name).PasswordKey, "it is not shown")
-	require.NoError(t, service.Sweep(ctx, none))
+	require.NoError(t, service.Sweep(ctx))
 	require.Eventually(t, is(plain.Name, ingestv1.Document_STATE_READY), 20*time.Second, 10*time.Millisecond)
 	require.Eventually(t, is(locked.Name, ingestv1.Document_STATE_READY), 20*time.Second, 10*time.Millisecond)
 	assert.Equal(t, extract, s.document(locked.Name).Extract, "with the password")
@@ -684,7 +768,7 @@ func TestSweeperRevives(t *testing.T) {
 	for _, key := range s.sealed() {
 		require.NoError(t, s.Files.Delete(ctx, key))
 	}
-	require.NoError(t, service.Sweep(ctx, none))
+	require.NoError(t, service.Sweep(ctx))
 	require.Eventually(t, is(locked.Name, ingestv1.Document_STATE_FAILED), 20*time.Second, 10*time.Millisecond)
 	assert.Contains(t, s.document(locked.Name).Error, "clara docs reprocess docs/")
 
@@ -717,9 +801,6 @@ func TestSweeperRevivesTheNewVersion(t *testing.T) {
 	var service *ingest.Service
 	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
 	ctx := t.Context()
-	none, err := blob.OpenDir(t.TempDir())
-	require.NoError(t, err)
-	defer none.Close()
 	j := s.start("docs")
 	d, err := s.upload("docs", "a.md", handbook, j.Name)
 	require.NoError(t, err)
@@ -727,7 +808,7 @@ func TestSweeperRevivesTheNewVersion(t *testing.T) {
 	_, hash, _, err := s.Files.PutContent(ctx, "files", strings.NewReader("# New\n\nThe second text of all.\n"), 1<<20)
 	require.NoError(t, err)
 	require.NoError(t, service.Lose(ctx, d.Name, hash, ""))
-	require.NoError(t, service.Sweep(ctx, none))
+	require.NoError(t, service.Sweep(ctx))
 	require.Eventually(t, func() bool { return s.document(d.Name).State == ingestv1.Document_STATE_READY }, 20*time.Second, 10*time.Millisecond)
 	m, err := s.Ingest.GetMarkdown(ctx, &ingestv1.GetMarkdownRequest{Name: d.Name})
 	require.NoError(t, err)

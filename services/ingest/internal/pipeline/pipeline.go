@@ -577,6 +577,12 @@ func (p Indexed) Handle(ctx context.Context, e *eventv1.DocumentIndexed) error {
 	return p.advance(ctx, c)
 }
 
+// refused reports whether a document ended because the index did not take it.
+func refused(d *ingestv1.Document, index string) bool {
+	s := catalog.Placement(d, index)
+	return s != nil && s.Error != ""
+}
+
 // settle gives a document the state that its placement in the index in use amounts to.
 func settle(d *ingestv1.Document, s *ingestv1.Placement) {
 	d.PassageCount = s.Passages
@@ -587,6 +593,9 @@ func settle(d *ingestv1.Document, s *ingestv1.Placement) {
 		d.State = ingestv1.Document_STATE_PARTIAL
 	default:
 		d.State = ingestv1.Document_STATE_READY
+	}
+	if s.Error == "" {
+		d.Error = ""
 	}
 }
 
@@ -796,7 +805,13 @@ func (p *Pipeline) advance(ctx context.Context, c *ingestv1.Collection) error {
 	for _, d := range docs {
 		if s := catalog.Placement(d, next); s != nil && d.State != ingestv1.Document_STATE_DELETED {
 			if _, _, err := p.Catalog.ModifyDocument(ctx, d.Name, d.Revision, func(d *ingestv1.Document) error {
-				if s := catalog.Placement(d, next); s != nil {
+				s := catalog.Placement(d, next)
+				switch {
+				case s == nil || unread(d):
+					return events.Unchanged // it will have its state from what is read
+				case d.Error != "" && !refused(d, c.Index):
+					d.PassageCount = s.Passages // its newest file could not be read, which no index mends
+				default:
 					settle(d, s)
 				}
 				return nil

@@ -47,29 +47,35 @@ func (s Sweeper) Run(ctx context.Context) error {
 
 // Sweep goes over all collections once, then over the blobs.
 func (s Sweeper) Sweep(ctx context.Context) error {
-	used := map[string]bool{} // content hashes and keys of blobs that records refer to
-	collections, err := s.Catalog.Collections(ctx)
+	used, err := s.Records(ctx)
 	if err != nil {
 		return err
+	}
+	return s.blobs(ctx, used)
+}
+
+// Records goes over all collections once and returns what they refer to: content hashes and keys of blobs.
+func (s Sweeper) Records(ctx context.Context) (used map[string]bool, err error) {
+	used = map[string]bool{}
+	collections, err := s.Catalog.Collections(ctx)
+	if err != nil {
+		return nil, err
 	}
 	for _, c := range collections {
 		if c.Deleted {
 			if err := s.Purge(ctx, c); err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
 		if err := s.retire(ctx, c); err != nil {
-			return err
+			return nil, err
 		}
 		if err := s.collection(ctx, c, used); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := s.Tell(ctx); err != nil {
-		return err
-	}
-	return s.blobs(ctx, used)
+	return used, s.Tell(ctx)
 }
 
 // Purge removes everything of a deleted collection: points, then records. Blobs go with the next sweep.
