@@ -21,6 +21,10 @@ type typography struct {
 	outline map[string]int
 }
 
+// mostlyTables is how much more text in tables than outside of them makes a
+// document of tables.
+const mostlyTables = 3
+
 type headStyle struct {
 	size float64
 	bold bool
@@ -43,6 +47,30 @@ func headings(pages [][]block, outline map[string]int) {
 				}
 				fonts[l.style.size].add(l.style.font, n)
 				styles[l.style.font] = l.style
+			}
+		}
+	}
+	// Where nearly all text stands in tables, its style is that of the document.
+	text, tabled := 0, 0
+	for _, n := range sizes.n {
+		text += n
+	}
+	for _, p := range pages {
+		for i := range p {
+			if p[i].kind == tableBlock {
+				tabled += p[i].table.chars
+			}
+		}
+	}
+	for _, p := range pages {
+		for i := range p {
+			if t := p[i].table; p[i].kind == tableBlock && t.chars > 0 && tabled > mostlyTables*text {
+				sizes.add(t.look.size, t.chars)
+				if fonts[t.look.size] == nil {
+					fonts[t.look.size] = &weights[string]{}
+				}
+				fonts[t.look.size].add(t.look.font, t.chars)
+				styles[t.look.font] = t.look
 			}
 		}
 	}

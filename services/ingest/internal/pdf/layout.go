@@ -49,6 +49,9 @@ func arrange(s *source) *layout {
 
 	tables := taggedTables(s, words)
 	tables = append(tables, ruledTables(s, withoutTables(words, tables), turned)...)
+	for _, t := range tables {
+		t.measure(words)
+	}
 	words = withoutTables(words, tables)
 	rg := region{box: box{0, 0, s.width, s.height}, words: words}
 	for i := range tables {

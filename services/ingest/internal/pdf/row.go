@@ -241,7 +241,7 @@ func makeLine(r *row) line {
 	l.rtl = rtl > ltr
 	words := joinLetters(r.words, r.size)
 	if rtl > 0 {
-		words = placeMarks(logicalOrder(words, l.rtl))
+		words = placeMarks(reglue(logicalOrder(words, l.rtl)))
 	}
 	var fonts weights[string]
 	styles := make(map[string]style, 2)
@@ -393,20 +393,23 @@ func placeMarks(words []word) []word {
 // unless there is one: such letters, their marks, and punctuation.
 func closesUp(c rune) bool { return isRTL(c) || unicode.Is(unicode.Mn, c) || unicode.IsPunct(c) }
 
+// direction is 1 for a word that reads from left to right, -1 for one from right
+// to left, 0 for one without letters.
+func direction(w *word) int {
+	for _, c := range w.text {
+		if isRTL(c) {
+			return -1
+		}
+		if unicode.IsLetter(c) {
+			return 1
+		}
+	}
+	return 0
+}
+
 // logicalOrder reorders words given from left to right.
 func logicalOrder(words []word, rtl bool) []word {
 	out := slices.Clone(words)
-	dir := func(w *word) int {
-		for _, c := range w.text {
-			if isRTL(c) {
-				return -1
-			}
-			if unicode.IsLetter(c) {
-				return 1
-			}
-		}
-		return 0
-	}
 	base := 1
 	if rtl {
 		base = -1
@@ -414,13 +417,13 @@ func logicalOrder(words []word, rtl bool) []word {
 	}
 	// Runs against the base direction are turned round again.
 	for i := 0; i < len(out); {
-		if dir(&out[i]) != -base {
+		if direction(&out[i]) != -base {
 			i++
 			continue
 		}
 		j := i + 1
 		for k := j; k < len(out); k++ {
-			d := dir(&out[k])
+			d := direction(&out[k])
 			if d == base {
 				break
 			}
@@ -431,7 +434,46 @@ func logicalOrder(words []word, rtl bool) []word {
 		slices.Reverse(out[i:j])
 		i = j
 	}
+	// So are the parts of one number.
+	for i := 0; i < len(out); {
+		j := i + 1
+		for j < len(out) && numeric(&out[j-1]) && numeric(&out[j]) && out[j].box.x0 < out[j-1].box.x0 &&
+			gapBetween(&out[j-1], &out[j]) < 0.08*out[j].style.size {
+			j++
+		}
+		slices.Reverse(out[i:j])
+		i = j
+	}
 	return out
+}
+
+// numeric reports a word of digits and the signs between them.
+func numeric(w *word) bool {
+	digits := false
+	for _, c := range w.text {
+		switch {
+		case unicode.IsDigit(c):
+			digits = true
+		case !strings.ContainsRune(".,:/٫٬", c):
+			return false
+		}
+	}
+	return digits
+}
+
+// reglue says of words in logical order which of them stand without a space
+// before them: in the file they were glued to the word beside them on the page,
+// they touch it, and they are not of another alphabet.
+func reglue(words []word) []word {
+	was := make([]bool, len(words))
+	for i := range words {
+		was[i] = words[i].glued
+	}
+	for i := 1; i < len(words); i++ {
+		a, b := &words[i-1], &words[i]
+		b.glued = was[i] && b.id == a.id+1 || was[i-1] && a.id == b.id+1 && gapBetween(a, b) < 0.1*a.style.size && direction(a)*direction(b) >= 0
+	}
+	return words
 }
 
 func isRTL(c rune) bool {

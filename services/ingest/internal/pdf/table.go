@@ -15,6 +15,27 @@ import (
 type table struct {
 	box  box
 	rows [][]string
+	// look is how most of its characters look, chars how many there are.
+	look  style
+	chars int
+}
+
+// measure notes how the words of the table look.
+func (t *table) measure(words []word) {
+	var looks weights[string]
+	styles := map[string]style{}
+	for i := range words {
+		w := &words[i]
+		if !t.box.contains(w.box.midX(), w.box.midY()) {
+			continue
+		}
+		n := utf8.RuneCountInString(w.text)
+		key := w.style.font + "\x00" + formatSize(w.style.size)
+		looks.add(key, n)
+		styles[key] = w.style
+		t.chars += n
+	}
+	t.look = styles[looks.top()]
 }
 
 // stroke is a rule as a position and an extent along its direction.
@@ -39,12 +60,14 @@ func ruledTables(s *source, words, turned []word) []*table {
 		if len(c.vs) < 2 || len(c.hs) < 2 {
 			continue
 		}
-		t := gridTable(hs, vs, c, words, turned)
+		t := gridTable(withShades(hs, vs, &c, s.fills), vs, c, words, turned)
 		if t == nil {
 			continue
 		}
 		for _, h := range c.hs {
-			used[h] = true
+			if h < len(used) {
+				used[h] = true
+			}
 		}
 		out = append(out, t)
 	}
@@ -174,6 +197,44 @@ func cluster(v []float64, tol float64) []float64 {
 	return out
 }
 
+// withShades returns the strokes and those that the upper and lower edges of
+// shaded cells make within the component, of which they become part: a row that
+// is shaded needs no line below it. Shades that end beside its vertical lines,
+// such as behind words, are none.
+func withShades(hs, vs []stroke, c *component, fills []box) []stroke {
+	at := func(x float64) bool {
+		return slices.ContainsFunc(c.vs, func(i int) bool { return math.Abs(vs[i].at-x) < touch }) ||
+			slices.ContainsFunc(c.hs, func(i int) bool { return math.Abs(hs[i].from-x) < touch || math.Abs(hs[i].to-x) < touch })
+	}
+	top, foot := math.Inf(1), math.Inf(-1)
+	for _, i := range c.vs {
+		top, foot = min(top, vs[i].from), max(foot, vs[i].to)
+	}
+	for _, i := range c.hs {
+		top, foot = min(top, hs[i].at), max(foot, hs[i].at)
+	}
+	grown := false
+	for _, f := range fills {
+		if f.y0 < top-touch || f.y1 > foot+touch || f.height() < 6 || !at(f.x0) || !at(f.x1) {
+			continue
+		}
+		if !grown {
+			hs, grown = slices.Clone(hs), true
+		}
+		for _, y := range []float64{f.y0, f.y1} {
+			c.hs = append(c.hs, len(hs))
+			hs = append(hs, stroke{y, f.x0, f.x1})
+		}
+		if len(c.hs) > maxShades {
+			break
+		}
+	}
+	return hs
+}
+
+// maxShades bounds how many lines one grid may have with the edges of shades.
+const maxShades = 2_000
+
 // gridTable reads a closed grid; cells without a line between them are one.
 func gridTable(hs, vs []stroke, c component, words, turned []word) *table {
 	var xs, ys []float64
@@ -255,19 +316,30 @@ func gridTable(hs, vs []stroke, c component, words, turned []word) *table {
 	if most > 80 && most*10 > total*8 {
 		return nil // a frame round text
 	}
+	inColumns, single := 0, 0
 	for _, ws := range held {
-		if len(ws) > 40 && len(ws)*2 > total && parted(ws) {
-			return nil // a frame round columns of text
+		switch {
+		case len(ws) > 15 && parted(ws):
+			inColumns += len(ws)
+		case len(ws) <= 40:
+			single += len(ws)
 		}
+	}
+	if inColumns > single {
+		return nil // frames round columns of text, or round tables of their own
 	}
 	g := grid{bounds: bounds, xs: xs, ys: ys, root: func(i, j int) int { return root(cell(i, j)) }, held: held}
 	g.turned, _ = into(turned)
 	return g.table()
 }
 
-// parted reports words of one cell that stand in columns of their own, a strip
-// between them that no word crosses.
+// parted reports words of one cell that stand in columns of their own: rows of
+// several entries, or a strip that no word crosses between lines that are not
+// level.
 func parted(words []word) bool {
+	if rows := buildRows(words); len(rows) >= 5 && len(columnEdges(rows, bodySize(words))) > 0 {
+		return true
+	}
 	ws := slices.Clone(words)
 	slices.SortFunc(ws, func(a, b word) int { return cmp.Compare(a.box.x0, b.box.x0) })
 	least := 1.5 * bodySize(words)
