@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
@@ -31,6 +32,7 @@ type Package struct {
 	rows   []float32    // the embedding table in float32,
 	halves tensor.View  // in one of the halves,
 	blocks quant.Matrix // or in blocks
+	read   atomic.Int64 // rows of the table, since its memory was last given back
 }
 
 // Open opens a package for use. Sizes of files are checked; contents are by Verify.
@@ -97,7 +99,8 @@ func (p *Package) Graph(precision Precision) (string, error) {
 }
 
 // Embed writes the rows of the embedding table [Vocab, H] of the ids to dst [len(ids), H], until Close. The table
-// is mapped, so that only rows in use take memory. Ids must be below Vocab.
+// is mapped, so that only rows in use take memory, and that is given back now and then: a row that is read brings
+// its neighbours along. Ids must be below Vocab.
 func (p *Package) Embed(dst []float32, ids []int32) {
 	H := p.Manifest.H
 	for i, id := range ids {
@@ -113,7 +116,14 @@ func (p *Package) Embed(dst []float32, ids []int32) {
 			p.blocks.Row(row, int(id))
 		}
 	}
+	if p.read.Add(int64(len(ids))) > rowsHeld {
+		p.read.Store(0)
+		p.table.Release()
+	}
 }
+
+// rowsHeld is how many rows are read before the table's memory is given back.
+const rowsHeld = 64
 
 // TableBytes is the size of the embedding table in its file.
 func (p *Package) TableBytes() int64 {

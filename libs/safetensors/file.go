@@ -13,6 +13,7 @@ type File struct {
 	path   string
 	data   []byte
 	close  func() error
+	free   func()
 	header *header
 	byName map[string]int
 }
@@ -28,7 +29,7 @@ func Open(path string) (*File, error) {
 		m.Close()
 		return nil, err
 	}
-	f.close = m.Close
+	f.close, f.free = m.Close, m.Release
 	return f, nil
 }
 
@@ -84,6 +85,13 @@ func (f *File) Offset(name string) (int64, bool) {
 		return 0, false
 	}
 	return f.header.size + f.header.entries[i].begin, true
+}
+
+// Release gives back the memory of what was read of a mapped file; it is paged in again on use.
+func (f *File) Release() {
+	if f.free != nil {
+		f.free()
+	}
 }
 
 // Close unmaps the file; views of it must no longer be used.

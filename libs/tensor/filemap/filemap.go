@@ -45,6 +45,14 @@ func Open(path string) (*Map, error) {
 // Bytes returns the content; it must not be written.
 func (m *Map) Bytes() []byte { return m.data }
 
+// Release gives back the memory of what was read; the bytes stay valid and are paged in again on use. Where only few of
+// them are in use at a time this keeps the rest from counting as the process's.
+func (m *Map) Release() {
+	if m.data != nil && m.unmap != nil {
+		release(m.data)
+	}
+}
+
 // Close releases the memory. Bytes handed out before must no longer be used.
 func (m *Map) Close() error {
 	data := m.data

@@ -20,6 +20,8 @@ func TestOpen(t *testing.T) {
 		m, err := filemap.Open(path)
 		require.NoError(t, err)
 		assert.Equal(t, content, string(m.Bytes()))
+		m.Release()
+		assert.Equal(t, content, string(m.Bytes()), "it is read again")
 		require.NoError(t, m.Close())
 		require.NoError(t, m.Close())
 	}

@@ -16,3 +16,5 @@ func mapFile(f *os.File, size int) (*Map, error) {
 	}
 	return &Map{data: data}, nil
 }
+
+func release([]byte) {}

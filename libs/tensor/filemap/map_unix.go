@@ -6,6 +6,8 @@ import (
 	"os"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/clara-suite/clara/libs/clara"
 )
 
@@ -16,3 +18,6 @@ func mapFile(f *os.File, size int) (*Map, error) {
 	}
 	return &Map{data: data, unmap: syscall.Munmap}, nil
 }
+
+// release is a matter of memory alone: a fault means that it stays.
+func release(data []byte) { _ = unix.Madvise(data, unix.MADV_DONTNEED) }
