@@ -114,11 +114,25 @@ func Connect(ctx context.Context, cfg Config, opts Options) (*Conn, error) {
 		return nil, clara.Errorf(clara.Internal, "open JetStream: %w", err)
 	}
 	c.js = js
-	if err := c.declare(ctx); err != nil {
-		c.nc.Close()
-		return nil, err
+	// A cluster that has just started answers before it has a leader, and before all of its servers are there.
+	deadline := time.Now().Add(cfg.Wait)
+	for waiting := false; ; waiting = true {
+		err := c.declare(ctx)
+		if err == nil {
+			return c, nil
+		}
+		if clara.KindOf(err) != clara.Unavailable || ctx.Err() != nil || time.Now().After(deadline) {
+			c.nc.Close()
+			return nil, err
+		}
+		if !waiting {
+			c.log.Info("waiting for nats", "err", err)
+		}
+		select {
+		case <-time.After(250 * time.Millisecond):
+		case <-ctx.Done():
+		}
 	}
-	return c, nil
 }
 
 // maxPending bounds publishes that wait for their acknowledgement.
@@ -292,7 +306,7 @@ func wrap(ctx context.Context, err error, format string, args ...any) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	if clara.IsContext(err) {
-		what += ": NATS does not answer; if it runs, see its log: its disk may be full"
+		what += ": NATS does not answer; if it runs, see its log: its disk may be full, or its cluster without a leader"
 	}
 	return clara.Errorf(kindOf(err), "%s: %w", what, err)
 }

@@ -145,7 +145,7 @@ func fileURI(path string) string {
 func upload(ctx context.Context, client ingestv1connect.IngestServiceClient, f file, parent, job, password string) (*ingestv1.Document, error) {
 	in, err := os.Open(f.path)
 	if err != nil {
-		return nil, clara.Errorf(clara.Invalid, "open: %w", err)
+		return nil, clara.Errorf(clara.Invalid, "%w", err)
 	}
 	defer in.Close()
 	info, err := in.Stat()
