@@ -118,6 +118,14 @@ func (l Loss) Each() []float64 {
 	return out
 }
 
+// Targets is the number of all targets.
+func (l Loss) Targets() (n int) {
+	for _, k := range l.targets {
+		n += k
+	}
+	return n
+}
+
 // Decode is the cross-entropy of training samples given the memories of their slots. Logits exist at target positions only.
 func (n *Net) Decode(s scope, inputs []prompt.Encoded, memory tensor, p model.Pass) (Loss, error) {
 	x, lens := n.Prompts(s, inputs, memory)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -70,13 +71,17 @@ type Run struct {
 	clock   clock
 	began   time.Time // of this process's first step
 	first   int       // step at that time
-	flops   float64   // a token, forward
-	from    *saved    // the checkpoint that the run goes on from; nil: none
+	flops   work
+	from    *saved // the checkpoint that the run goes on from; nil: none
 	metrics io.WriteCloser
 	unheard bool                // nobody reads the progress any more
 	board   *tensorboard.Writer // nil: not asked for
 	locked  *os.File
 }
+
+// work is the FLOP of a forward pass: of the base's layers and of an adapter on them for each token, and of the head for each
+// target. Attention, norms and activations are not in it.
+type work struct{ base, adapter, head float64 }
 
 // stepState is what the current step gathers.
 type stepState struct {
@@ -183,9 +188,12 @@ func (r *Run) open() (err error) {
 	if r.Opened, err = r.prep.Load(r.scope, c); err != nil {
 		return err
 	}
+	debug.FreeOSMemory() // what reading left behind would stay beside the activations otherwise
 	for _, lin := range r.Arch.Linears() {
-		r.flops += 2 * float64(lin.In) * float64(lin.Out) * float64(r.Arch.Layers)
+		r.flops.base += 2 * float64(lin.In) * float64(lin.Out) * float64(r.Arch.Layers)
+		r.flops.adapter += 2 * float64(lin.In+lin.Out) * float64(r.Settings.LoraR) * float64(r.Arch.Layers)
 	}
+	r.flops.head = 2 * float64(r.Arch.Hidden) * float64(r.Vocab)
 	r.steps = p.Steps(len(r.data.Samples))
 	r.rates = schedule.Schedule{Name: p.Scheduler, Rate: p.LearningRate, Floor: p.MinRateRatio, Warmup: schedule.WarmupSteps(p.WarmupRatio, r.steps), Steps: r.steps}
 	return nil
@@ -433,6 +441,9 @@ func (r *Run) Backward(b batch, f forward) error {
 			return fmt.Errorf("%s: %w", b.names(), err)
 		}
 		total := r.total(s, out)
+		if out.ce != nil {
+			r.now.flops += 2 * r.flops.head * float64(out.ce.Targets()) // its gradient is formed with it
+		}
 		r.gather(b, out)
 		if r.now.fault != nil {
 			return nil
@@ -524,19 +535,18 @@ func (r *Run) fault(format string, args ...any) {
 	r.now.sums.flaw = 1
 }
 
-// spent counts tokens that went through the model, and how often forward's work they took.
-func (r *Run) spent(tokens int, factor float64) {
-	r.now.tokens += int64(tokens)
-	r.now.flops += float64(tokens) * r.flops * factor
-}
-
-// gradFactor is the work of a pass with its gradient, in forward passes: weights are frozen, so the gradient of the inputs
-// costs as much as the forward pass, and checkpointing one more.
-func (r *Run) gradFactor() float64 {
-	if r.recomputes() {
-		return 3
+// spent counts tokens that went forward through the model and an adapter, and back again where the adapter is trained. Weights
+// are frozen, so the base's gradient costs as much as its forward pass; an adapter's own costs as much once more.
+func (r *Run) spent(tokens int, trained bool) {
+	base, adapter := 1.0, 1.0
+	if trained {
+		base, adapter = 2, 3
+		if r.recomputes() {
+			base, adapter = 3, 4
+		}
 	}
-	return 2
+	r.now.tokens += int64(tokens)
+	r.now.flops += float64(tokens) * (r.flops.base*base + r.flops.adapter*adapter)
 }
 
 // recomputes reports whether layers are computed again for their gradient: where it is asked for, and where the weights of a

@@ -30,7 +30,7 @@ func stage1(r *Run) error {
 func (r *Run) read(s scope, b batch, tape *torchx.Tape) (result, error) {
 	docs, inputs := b.docs(), b.inputs()
 	ce, c, err := r.Net.Read(s, docs, inputs, r.pass(s, b, r.Encoder, 0, tape), r.pass(s, b, r.Decoder, 1, tape), r.plan.MSE)
-	r.spent(tokens(docs)+inputTokens(b), r.gradFactor())
+	r.spent(tokens(docs)+inputTokens(b), true)
 	return result{ce: &ce, mse: c.MSE, memory: c.Memory}, err
 }
 

@@ -40,7 +40,7 @@ func stage2(r *Run) error {
 		}
 		memory := r.Slots(s, ranked, d)
 		ce, err := r.Decode(s, b.inputs(), memory, r.pass(s, b, r.Decoder, 1, tape))
-		r.spent(inputTokens(b), r.gradFactor())
+		r.spent(inputTokens(b), true)
 		return result{ce: &ce, picked: picks(ranked, docs), memory: memory}, err
 	}
 	for r.Next() {
@@ -71,7 +71,7 @@ func (r *Run) compressed(s scope, b batch, docs [][]int) ([]tensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.spent(int(n), 1)
+	r.spent(int(n), false)
 	var d []tensor
 	for _, x := range docs {
 		d = append(d, b.mem.tensor(s, x))
@@ -117,7 +117,7 @@ func (r *Run) search(b batch) (docs [][]int) {
 	r.clock.to("search")
 	defer r.clock.to(before)
 	queries := b.queries()
-	r.spent(tokens(queries), 1)
+	r.spent(tokens(queries), false)
 	torchx.NoGrad(func() {
 		inner, done := torchx.Open()
 		defer done()
@@ -130,6 +130,6 @@ func (r *Run) search(b batch) (docs [][]int) {
 // chosen scores and chooses the candidates of each sample.
 func (r *Run) chosen(s scope, b batch, d []tensor, tape *torchx.Tape) ([]net.Ranking, error) {
 	queries := b.queries()
-	r.spent(tokens(queries), r.gradFactor())
+	r.spent(tokens(queries), true)
 	return r.Rank(s, queries, d, r.plan.TopK, r.pass(s, b, r.Reasoner, 0, tape))
 }

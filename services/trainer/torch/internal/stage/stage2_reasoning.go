@@ -27,7 +27,7 @@ func stage2Reasoning(r *Run) error {
 		}
 		memory := s.Cat(0, d...)
 		ce, err := r.Decode(s, b.inputs(), memory, r.pass(s, b, r.Decoder, 1, tape))
-		r.spent(inputTokens(b), r.gradFactor())
+		r.spent(inputTokens(b), true)
 		return result{ce: &ce, memory: memory}, err
 	}
 	for r.Next() {

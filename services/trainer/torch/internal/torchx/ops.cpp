@@ -27,29 +27,33 @@ Tensor dequantize(const Tensor &q, const Tensor &scale, int64_t bits, torch::Sca
   return g.mul_(scale.to(dtype).unsqueeze(-1)).view({v.size(0), -1});
 }
 
-// drop_words copies words [from, to), those it drops as 0. Which ones follows from the seed and the place alone.
-template <typename Word>
-static inline void drop_words(const Word *in, Word *out, int64_t from, int64_t to, uint32_t a, uint32_t b, uint32_t below) {
-  for (int64_t i = from; i < to; i++) { // the finaliser of MurmurHash3 over a counter
-    uint32_t h = ((uint32_t(i) + a) * 0x9e3779b1u) ^ b;
-    h ^= h >> 16;
-    h *= 0x85ebca6bu;
-    h ^= h >> 13;
-    h *= 0xc2b2ae35u;
-    h ^= h >> 16;
-    out[i] = h < below ? Word(0) : in[i];
-  }
+// dropped says whether element i of a tensor is dropped. That follows from the seed (a, b) and the place alone: the finaliser of
+// MurmurHash3 over a counter. It must be inlined for the loops over it to be vectorised.
+__attribute__((always_inline)) inline bool dropped(int64_t i, uint32_t a, uint32_t b, uint32_t below) {
+  uint32_t h = ((uint32_t(i) + a) * 0x9e3779b1u) ^ b;
+  h ^= h >> 16;
+  h *= 0x85ebca6bu;
+  h ^= h >> 13;
+  h *= 0xc2b2ae35u;
+  h ^= h >> 16;
+  return h < below;
 }
 FOR_EVERY_CPU void drop32(const uint32_t *in, uint32_t *out, int64_t from, int64_t to, uint32_t a, uint32_t b, uint32_t below) {
-  drop_words(in, out, from, to, a, b, below);
+  for (int64_t i = from; i < to; i++) out[i] = dropped(i, a, b, below) ? 0 : in[i];
 }
 FOR_EVERY_CPU void drop16(const uint16_t *in, uint16_t *out, int64_t from, int64_t to, uint32_t a, uint32_t b, uint32_t below) {
-  drop_words(in, out, from, to, a, b, below);
+  for (int64_t i = from; i < to; i++) out[i] = dropped(i, a, b, below) ? 0 : in[i];
 }
+FOR_EVERY_CPU void add_kept(const float *in, float *out, int64_t from, int64_t to, uint32_t a, uint32_t b, uint32_t below) {
+  for (int64_t i = from; i < to; i++) out[i] += dropped(i, a, b, below) ? 0.f : in[i];
+}
+
+// below is the bound under which a hash is dropped with probability p.
+inline uint32_t below(double p) { return uint32_t(p * 4294967296.0); }
 
 // drop_rows copies floats [from, to) of in, those it drops as 0.
 void drop_rows(const float *in, float *out, int64_t from, int64_t to, double p, uint64_t seed) {
-  drop32(reinterpret_cast<const uint32_t *>(in), reinterpret_cast<uint32_t *>(out), from, to, uint32_t(seed), uint32_t(seed >> 32), uint32_t(p * 4294967296.0));
+  drop32(reinterpret_cast<const uint32_t *>(in), reinterpret_cast<uint32_t *>(out), from, to, uint32_t(seed), uint32_t(seed >> 32), below(p));
 }
 
 // drop sets elements of x to 0 with probability p, without scaling up the rest. The same seed drops the same elements, so
@@ -60,12 +64,12 @@ Tensor drop(const Tensor &x, double p, uint64_t seed) {
     return x * torch::empty_like(x).bernoulli_(1 - p);
   }
   Tensor in = x.contiguous(), out = torch::empty_like(in);
-  uint32_t a = uint32_t(seed), b = uint32_t(seed >> 32), below = uint32_t(p * 4294967296.0);
+  uint32_t a = uint32_t(seed), b = uint32_t(seed >> 32);
   at::parallel_for(0, in.numel(), 1 << 15, [&](int64_t from, int64_t to) {
     if (in.element_size() == 4)
-      drop32(static_cast<const uint32_t *>(in.data_ptr()), static_cast<uint32_t *>(out.data_ptr()), from, to, a, b, below);
+      drop32(static_cast<const uint32_t *>(in.data_ptr()), static_cast<uint32_t *>(out.data_ptr()), from, to, a, b, below(p));
     else
-      drop16(static_cast<const uint16_t *>(in.data_ptr()), static_cast<uint16_t *>(out.data_ptr()), from, to, a, b, below);
+      drop16(static_cast<const uint16_t *>(in.data_ptr()), static_cast<uint16_t *>(out.data_ptr()), from, to, a, b, below(p));
   });
   return out;
 }
@@ -120,8 +124,7 @@ struct Linear : Function<Linear> {
         return;
       }
       rows::times(dus + from * r, as, works + from * in, k, r, in, 1, 0);
-      drop_rows(works, works, from * in, to * in, p, seed);
-      for (int64_t i = from * in; i < to * in; i++) dxs[i] += works[i];
+      add_kept(works, dxs, from * in, to * in, uint32_t(seed), uint32_t(seed >> 32), below(p));
     });
     return {dx, want_a ? (threads > 1 ? da.sum(0) : da[0]) : Tensor(), want_a ? (threads > 1 ? db.sum(0) : db[0]) : Tensor()};
   }

@@ -88,12 +88,14 @@ FOR_EVERY_CPU inline void rotate(const float *x, const float *cos, const float *
   }
 }
 
-// e^x to 2 units in the last place, for any x.
-inline float exponential(float x) {
-  x = std::min(88.f, std::max(-87.f, x));
-  float n = std::nearbyint(x * 1.44269504f), f = x - n * 0.693359375f + n * 2.12194440e-4f;
+// e^x to 2 units in the last place, for any x. It calls nothing, not even std::min: what a clone for a processor calls is not
+// inlined into it unless it must be, and a call keeps a loop from being vectorised (12 times as slow).
+__attribute__((always_inline)) inline float exponential(float x) {
+  x = x > 88.f ? 88.f : x < -87.f ? -87.f : x;
+  int32_t n = int32_t(x * 1.44269504f + (x < 0 ? -.5f : .5f));
+  float f = x - float(n) * 0.693359375f + float(n) * 2.12194440e-4f;
   float p = ((((1.9875691500e-4f * f + 1.3981999507e-3f) * f + 8.3334519073e-3f) * f + 4.1665795894e-2f) * f + 1.6666665459e-1f) * f + 5.0000001201e-1f;
-  int32_t bits = (int32_t(n) + 127) << 23;
+  int32_t bits = (n + 127) << 23;
   float scale;
   __builtin_memcpy(&scale, &bits, 4);
   return (p * f * f + f + 1) * scale;
