@@ -118,8 +118,8 @@ bench-events: ## synced events a second, one by one and batched; from an event t
 	go test -run '^$$' -bench . ./libs/events
 	go test -run '^$$' -bench EventToIndexed -benchtime 30x ./services/clara/internal/e2e
 bench-compress: deps ## passages compressed a second, beside the machine's multiply-add and GEMM rates, by RPC, and beside peers
-	go test -timeout 4m -run '^$$' -bench '^BenchmarkCompress' -benchtime 3x ./libs/infer
-	go test -timeout 4m -run '^$$' -bench '^BenchmarkCompressRPC' -benchtime 5x ./services/clara/internal/asktest
+	go test -timeout 6m -run '^$$' -bench '^BenchmarkCompress' -benchtime 3x ./libs/infer
+	go test -timeout 6m -run '^$$' -bench '^BenchmarkCompressRPC' -benchtime 3x ./services/clara/internal/asktest
 	$(call peers,compress,fp32)
 bench-generate: deps ## tokens a second of one stream and eight, in each precision, what the suite adds, and beside peers
 	@for p in $(PRECISIONS); do echo "== $$p"; \

@@ -98,7 +98,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // BenchmarkCompressRPC compresses the same passages by RPC and by the bare engine, in turns.
 func BenchmarkCompressRPC(b *testing.B) {
 	x := startBench(b, infer.Options{})
-	texts := x.passages(16)
+	texts := x.passages(7) // one batch
 	ids := make([][]int32, len(texts))
 	for i, t := range texts {
 		ids[i] = x.lease.Prompts().Encoder(t, x.lease.Manifest().DocMaxLength)
