@@ -119,7 +119,7 @@ bench-events: ## synced events a second, one by one and batched; from an event t
 	go test -run '^$$' -bench EventToIndexed -benchtime 30x ./services/clara/internal/e2e
 bench-compress: deps ## passages compressed a second, beside the machine's multiply-add and GEMM rates, by RPC, and beside peers
 	go test -timeout 6m -run '^$$' -bench '^BenchmarkCompress' -benchtime 3x ./libs/infer
-	go test -timeout 6m -run '^$$' -bench '^BenchmarkCompressRPC' -benchtime 3x ./services/clara/internal/asktest
+	go test -timeout 6m -run '^$$' -bench '^BenchmarkCompressRPC' -benchtime 1x ./services/clara/internal/asktest
 	$(call peers,compress,fp32)
 bench-generate: deps ## tokens a second of one stream and eight, in each precision, what the suite adds, and beside peers
 	@for p in $(PRECISIONS); do echo "== $$p"; \
@@ -127,7 +127,7 @@ bench-generate: deps ## tokens a second of one stream and eight, in each precisi
 	go test -timeout 8m -run '^$$' -bench '^BenchmarkOverhead' -benchtime 1x ./services/clara/internal/asktest
 	$(call peers,generate,$(PRECISIONS))
 bench-ttft: deps ## time to the first token from memories and from the same passages as text
-	go test -timeout 8m -run '^$$' -bench '^BenchmarkTTFT' -benchtime 3x ./services/clara/internal/asktest
+	go test -timeout 8m -run '^$$' -bench '^BenchmarkTTFT' -benchtime 1x ./services/clara/internal/asktest
 bench-load: deps ## 200 clients at twice what the machine can do, CLARA_BENCH_LOAD=5m long
 	go test -timeout 30m -run '^$$' -bench '^BenchmarkLoad' -benchtime 1x ./services/clara/internal/asktest
 bench-tokenizer: ## tokens a second of the tokenizer
