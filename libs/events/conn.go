@@ -74,6 +74,7 @@ type Conn struct {
 	prop     propagation.TextMapPropagator
 	topology Topology
 	replicas int
+	wait     time.Duration // for a server that is not there yet
 	attempts jetstream.KeyValue
 	batches  bool // the server stores batches in one step
 }
@@ -114,16 +115,22 @@ func Connect(ctx context.Context, cfg Config, opts Options) (*Conn, error) {
 		return nil, clara.Errorf(clara.Internal, "open JetStream: %w", err)
 	}
 	c.js = js
-	// A cluster that has just started answers before it has a leader, and before all of its servers are there.
-	deadline := time.Now().Add(cfg.Wait)
+	c.wait = cfg.Wait
+	if err := c.patiently(ctx, func() error { return c.declare(ctx) }); err != nil {
+		c.nc.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// patiently makes streams and records, waiting as long as the settings say: a cluster that has just started answers before it
+// has a leader and before all of its servers are there, and takes its time over many at once.
+func (c *Conn) patiently(ctx context.Context, do func() error) error {
+	deadline := time.Now().Add(c.wait)
 	for waiting := false; ; waiting = true {
-		err := c.declare(ctx)
-		if err == nil {
-			return c, nil
-		}
-		if clara.KindOf(err) != clara.Unavailable || ctx.Err() != nil || time.Now().After(deadline) {
-			c.nc.Close()
-			return nil, err
+		err := do()
+		if err == nil || clara.KindOf(err) != clara.Unavailable || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
 		}
 		if !waiting {
 			c.log.Info("waiting for nats", "err", err)

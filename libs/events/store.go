@@ -35,12 +35,16 @@ type Store[T proto.Message] struct {
 // OpenStore opens a bucket of records, making it if it is not there. bucket: letters, digits, - and _.
 // ttl forgets records that long after their last change; 0: never.
 func OpenStore[T proto.Message](ctx context.Context, c *Conn, bucket string, ttl time.Duration) (*Store[T], error) {
-	kv, err := c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: bucket, Description: string(newMessage[T]().ProtoReflect().Descriptor().FullName()),
-		TTL: ttl, Storage: jetstream.FileStorage, Replicas: c.replicas, LimitMarkerTTL: markerKept,
+	var kv jetstream.KeyValue
+	err := c.patiently(ctx, func() (err error) {
+		kv, err = c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: bucket, Description: string(newMessage[T]().ProtoReflect().Descriptor().FullName()),
+			TTL: ttl, Storage: jetstream.FileStorage, Replicas: c.replicas, LimitMarkerTTL: markerKept,
+		})
+		return c.wrapDeclared(ctx, err, "open records %s", bucket)
 	})
 	if err != nil {
-		return nil, c.wrapDeclared(ctx, err, "open records %s", bucket)
+		return nil, err
 	}
 	return &Store[T]{kv: kv, bucket: bucket}, nil
 }
