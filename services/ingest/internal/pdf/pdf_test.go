@@ -227,6 +227,43 @@ func samples() map[string]*writer {
 	w.line(72, 740, 520, 740)
 	s["wrapped-cells"] = w
 
+	// Two tables under lines as long as those of the page's head and foot, text
+	// between them and below.
+	w = &writer{}
+	w.page()
+	w.line(72, 60, 520, 60)
+	for i, top := range []float64{90, 330} {
+		w.line(72, top, 520, top)
+		w.line(72, top+24, 520, top+24)
+		w.line(72, top+120, 520, top+120)
+		for r, cells := range [][]string{{"No", "Rule", "Level"}, {"1", "Come early", "2"}, {"2", "Pay in cash", "1"}, {"3", "Be polite", "3"}} {
+			for c, cell := range cells {
+				w.text(1, 10, []float64{80, 160, 480}[c], top+15+27*float64(r), cell)
+			}
+		}
+		w.text(2, 14, 72, top+150, []string{"Exceptions", "Sources"}[i])
+		w.paragraph(1, 10, 72, top+170, prose[0]+" "+prose[1], prose[2]+" "+prose[3])
+	}
+	w.line(72, 740, 520, 740)
+	s["text-between-tables"] = w
+
+	// The head of a table that a shade alone sets apart.
+	w = &writer{}
+	w.page()
+	w.raw("0.7 0.8 1 rg 72 672 300 20 re f 0 g")
+	for _, y := range []float64{100, 140, 160} {
+		w.line(72, y, 372, y)
+	}
+	for _, x := range []float64{72, 172, 272, 372} {
+		w.line(x, 100, x, 160)
+	}
+	for r, cells := range [][]string{{"Vessel", "Summer", "Winter"}, {"Dinghy", "10", "5"}, {"Trawler", "120", "60"}} {
+		for c, cell := range cells {
+			w.text(1, 10, 76+100*float64(c), 114+20*float64(r), cell)
+		}
+	}
+	s["shaded-head"] = w
+
 	// A head that reads upwards, and cells of one row drawn in one go.
 	w = &writer{}
 	w.page()

@@ -590,6 +590,10 @@ func spacedTable(words []word, bounds box, ys []float64) *table {
 		return nil
 	}
 	body := bodySize(words)
+	for len(ys) >= 3 && rows[0].box.midY() > ys[1] {
+		ys = ys[1:] // nothing between the line of the page's head and the table's
+		bounds.y0 = ys[0]
+	}
 	head := 0 // rows above the second line
 	if len(ys) >= 3 {
 		for head < len(rows) && rows[head].box.midY() < ys[1] {
@@ -604,6 +608,9 @@ func spacedTable(words []word, bounds box, ys []float64) *table {
 	}
 	if mostlyLeaders(rows) {
 		return nil // contents between the lines of the page's head and foot
+	}
+	if len(ys) >= 4 && textBetween(rows, ys, body) {
+		return nil
 	}
 	strips := columnEdges(rows[head:], body)
 	if len(strips) < 1 && head > 0 {
@@ -650,6 +657,37 @@ func spacedTable(words []word, bounds box, ys []float64) *table {
 		return nil
 	}
 	return t
+}
+
+// textBetween reports rows between two of a table's lines that are no part of
+// it, as text between two tables or above the line of the page's foot: several,
+// none of them in more than one piece.
+func textBetween(rows []row, ys []float64, body float64) bool {
+	for k := range len(ys) - 1 {
+		least := 3
+		if k == len(ys)-2 {
+			least = 2
+		}
+		n := 0
+		for i := range rows {
+			if y := rows[i].box.midY(); y < ys[k] || y > ys[k+1] {
+				continue
+			}
+			parts := segments(&rows[i], body)
+			if len(parts) > 1 && lonelyBullet.MatchString(parts[0].words[0].text+"x") {
+				parts = parts[1:]
+			}
+			if len(parts) > 1 || rows[i].box.x0 > rows[0].box.x0+4*body {
+				n = 0
+				break
+			}
+			n++
+		}
+		if n >= least {
+			return true
+		}
+	}
+	return false
 }
 
 // clearest returns the x within the strip that the fewest words of the rows cover.
