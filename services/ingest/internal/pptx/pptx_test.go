@@ -61,6 +61,7 @@ func TestSlides(t *testing.T) {
 			"| wide | wide | tall |\n| --- | --- | --- |\n| 1 | 2 | tall |\n"},
 		{"emphasis and breaks", sp("", 0, 0, `<a:p><a:r><a:rPr b="1"/><a:t>Big</a:t></a:r><a:br/><a:r><a:t>small</a:t></a:r></a:p>`), "**Big**\nsmall\n"},
 		{"escaped control characters", sp("", 0, 0, par("", "a_x000B_b_x0041_c_x000")), "a\nb_x0041_c_x000\n"},
+		{"shape without a place", sp("", 1, 1, par("", "first")) + `<p:sp><p:spPr/><p:txBody>` + par("", "second") + `</p:txBody></p:sp>` + sp("", 0, 5, par("", "third")), "first\n\nsecond\n\nthird\n"},
 		{"hidden shape", strings.Replace(sp("", 0, 0, par("", "x")), `name="x"`, `name="x" hidden="1"`, 1), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

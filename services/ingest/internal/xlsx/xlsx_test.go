@@ -111,6 +111,27 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+func FuzzDrawing(f *testing.F) {
+	f.Add(`<xdr:twoCellAnchor><xdr:sp><xdr:txBody><a:p><a:r><a:t>x</a:t></a:r></a:p></xdr:txBody></xdr:sp></xdr:twoCellAnchor>`)
+	f.Add(`<xdr:oneCellAnchor><xdr:graphicFrame><a:graphic><a:graphicData><c:chart r:id="d1"/></a:graphicData></a:graphic></xdr:graphicFrame></xdr:oneCellAnchor>`)
+	f.Fuzz(func(t *testing.T, shapes string) {
+		file := ooxmltest.Zip(
+			ooxmltest.Part{"[Content_Types].xml", `<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"><Override PartName="/xl/workbook.xml" ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/></Types>`},
+			ooxmltest.Rels("", ooxmltest.Rel{"r1", "officeDocument", "xl/workbook.xml"}),
+			ooxmltest.Part{"xl/workbook.xml", `<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main" xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"><sheets><sheet name="S" sheetId="1" r:id="s1"/></sheets></workbook>`},
+			ooxmltest.Rels("xl/workbook.xml", ooxmltest.Rel{"s1", "worksheet", "worksheets/sheet1.xml"}),
+			ooxmltest.Part{"xl/worksheets/sheet1.xml", `<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData><row r="1"><c r="A1" t="inlineStr"><is><t>x</t></is></c></row></sheetData></worksheet>`},
+			ooxmltest.Rels("xl/worksheets/sheet1.xml", ooxmltest.Rel{"d1", "drawing", "../drawings/d.xml"}),
+			ooxmltest.Rels("xl/drawings/d.xml", ooxmltest.Rel{"d1", "chart", "d.xml"}),
+			ooxmltest.Part{"xl/drawings/d.xml", `<xdr:wsDr xmlns:xdr="http://schemas.openxmlformats.org/drawingml/2006/spreadsheetDrawing" ` + ooxmltest.Namespaces + `>` + shapes + `</xdr:wsDr>`},
+		)
+		d, err := xlsx.Reader{}.Read(context.Background(), bytes.NewReader(file), int64(len(file)), doc.Options{Comments: true, Limits: doc.Limits{MaxText: 1 << 20}})
+		if err == nil && d == nil {
+			t.Fatal("neither a document nor an error")
+		}
+	})
+}
+
 func FuzzSheet(f *testing.F) {
 	f.Add(`<c r="A1" t="inlineStr"><is><t>x</t></is></c>`)
 	f.Add(`<c r="ZZZ99999999" t="s"><v>-1</v></c>`)
