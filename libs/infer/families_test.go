@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/clara-suite/clara/libs/infer"
 	"github.com/clara-suite/clara/libs/modelpkg"
@@ -130,4 +131,34 @@ func TestHalves(t *testing.T) {
 			compareFamily(t, dir, familyBase(t, dir), half, 0.02)
 		})
 	}
+}
+
+// TestLongRopeIsReached: an answer that grows beyond the reach of short rotary tables takes the long ones from there on and
+// keeps what is cached, as transformers does where it generates from embeddings; before, nothing depends on how long it may
+// become. Tokens are what transformers 4.56 generates with the tiny model of testdata/phi3, whose tables change at 64.
+func TestLongRopeIsReached(t *testing.T) {
+	pkg := filepath.Join(t.TempDir(), "pkg")
+	_, err := modelpkg.Import(t.Context(), pkg, modelpkg.ImportOptions{Base: familyBase(t, filepath.Join("testdata", "phi3"))})
+	require.NoError(t, err)
+	e := open(t, pkg, infer.Options{Context: 160, Streams: 3})
+	want := [][]int32{
+		{212, 98, 108, 174, 148, 148, 148, 148, 164, 93, 200, 160, 132, 266},
+		{219, 255, 220, 38, 176, 174, 69, 168, 6, 129, 38, 125, 138, 44},
+		{189, 171, 201, 131, 138, 137, 137, 93, 229, 34, 116, 237, 115, 140},
+	}
+	var all errgroup.Group // side by side, so that rows move
+	for k, want := range want {
+		ids := make([]int32, 60)
+		for i := range ids {
+			ids[i] = int32((7*i*i+3*i+k)%200 + 5)
+		}
+		for _, limit := range []int{3, len(want)} {
+			all.Go(func() error {
+				got, _, _, err := generate(t.Context(), e, infer.Request{Prompt: infer.Prompt{IDs: ids}, MaxTokens: limit, StopIDs: []int32{}, Patient: true})
+				assert.Equal(t, want[:limit], got)
+				return err
+			})
+		}
+	}
+	require.NoError(t, all.Wait())
 }

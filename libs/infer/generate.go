@@ -226,7 +226,7 @@ func (e *Engine) newStream(r Request) (*stream, error) {
 	if r.Output != nil {
 		s.form = e.vocabulary().Matcher(r.Output)
 	}
-	s.long = e.model.isLong(n + s.limit)
+	s.long = e.model.isLong(n)
 	s.events = make(chan event, s.limit+1) // never blocks the engine
 	return s, nil
 }

@@ -20,12 +20,13 @@ type rowCache interface {
 	write(row, tokens int, data []float32, held int)
 }
 
-// groups are the kinds of request that cannot share a run, and the requests still in prefill at the end.
+// groups are the kinds of request that cannot share a run, and the requests still in prefill at the end. A request moves to
+// earlier groups only: from prefill, and from short to long.
 const (
-	baseShort = iota
-	baseLong
-	adaptedShort
+	baseLong = iota
+	baseShort
 	adaptedLong
+	adaptedShort
 	prefilling
 	groups
 )

@@ -46,11 +46,11 @@ func (s *stream) tokens() int { return len(s.prompt.IDs) + s.limit }
 
 // home is the group of rows that the request generates in.
 func (s *stream) home() int {
-	g := baseShort
+	g := baseLong
 	if s.adapter {
-		g = adaptedShort
+		g = adaptedLong
 	}
-	if s.long {
+	if !s.long {
 		g++
 	}
 	return g
@@ -556,6 +556,7 @@ func (s *scheduler) stallTokens() int {
 
 // decodeAll makes one token for every request that has its prompt done.
 func (s *scheduler) decodeAll() bool {
+	s.lengthen()
 	worked := false
 	for g := range prefilling {
 		streams, row := s.rows.group(g)
@@ -589,6 +590,20 @@ func (s *scheduler) decodeAll() bool {
 		}
 	}
 	return worked
+}
+
+// lengthen moves answers that grow beyond the reach of short rotary tables to the long ones, from their next token on. Keys that
+// are cached stay: so transformers generates from embeddings.
+func (s *scheduler) lengthen() {
+	for _, g := range [...]int{baseShort, adaptedShort} {
+		streams, _ := s.rows.group(g)
+		for _, r := range slices.Clone(streams) {
+			if s.model.isLong(r.cached + 1) {
+				r.long = true
+				s.rows.change(r, r.home())
+			}
+		}
+	}
 }
 
 // take draws the next token of a request, hands it out, and ends the request if it is the last.
