@@ -3,68 +3,7 @@
 // The operators as the runtime's C API wants them: what is given to them is checked here, once a call.
 
 #include <math.h>
-#include <stdlib.h>
-#include "operators.h"
-
-// The places of functions in the runtime's table, see device.go.
-enum {
-	CREATE_STATUS = 0,
-	CREATE_DOMAIN = 26,
-	ADD_OPERATOR = 27,
-	ADD_DOMAIN = 28,
-	TENSOR_DATA = 51,
-	DIMENSION_COUNT = 61,
-	DIMENSIONS = 62,
-	SHAPE_OF = 65,
-	CREATE_MEMORY_INFO = 68,
-	ALLOCATOR_ALLOC = 75,
-	ALLOCATOR_FREE = 76,
-	FLOAT_ATTRIBUTE = 85,
-	INT_ATTRIBUTE = 86,
-	INPUT = 90,
-	OUTPUT = 91,
-	RELEASE_STATUS = 93,
-	RELEASE_MEMORY_INFO = 94,
-	RELEASE_SHAPE = 99,
-	RELEASE_DOMAIN = 101,
-	RELEASE_ALLOCATOR = 132,
-	CONTEXT_ALLOCATOR = 253,
-	PARALLEL_FOR = 274
-};
-enum { API_VERSION = 24, FLOAT = 1, INT32 = 6, REQUIRED = 0, OPTIONAL = 1, INVALID_ARGUMENT = 2, ARENA = 1 };
-
-typedef void **table;
-typedef void (*job)(void *, size_t);
-
-// operator is OrtCustomOp.
-typedef struct operator {
-	uint32_t version;
-	void *(*create_plain)(const struct operator *, table, const void *);
-	const char *(*name)(const struct operator *);
-	const char *(*provider)(const struct operator *);
-	int (*input_type)(const struct operator *, size_t);
-	size_t (*inputs)(const struct operator *);
-	int (*output_type)(const struct operator *, size_t);
-	size_t (*outputs)(const struct operator *);
-	void (*compute_plain)(void *, void *);
-	void (*destroy)(void *);
-	int (*input_kind)(const struct operator *, size_t);
-	int (*output_kind)(const struct operator *, size_t);
-	int (*input_memory)(const struct operator *, size_t);
-	int (*least_inputs)(const struct operator *);
-	int (*same_inputs)(const struct operator *);
-	int (*least_outputs)(const struct operator *);
-	int (*same_outputs)(const struct operator *);
-	status (*create)(const struct operator *, table, const void *, void **);
-	status (*compute)(void *, void *);
-	status (*infer_shape)(const struct operator *, void *);
-	int (*first_version)(const struct operator *);
-	int (*last_version)(const struct operator *);
-	size_t (*in_place)(int **, int **);
-	void (*release_in_place)(int *, int *);
-	size_t (*alias)(int **, int **);
-	void (*release_alias)(int *, int *);
-} operator;
+#include "runtime.h"
 
 // kernel is an operator's node in a session.
 typedef struct {
@@ -75,70 +14,8 @@ typedef struct {
 	job keys, tokens, step, adapt;
 } kernel;
 
-#define TRY(x)                    \
-	do {                          \
-		status fault = (x);       \
-		if (fault) return fault;  \
-	} while (0)
-
-static status refuse(table api, const char *why) { return ((status(*)(int, const char *))api[CREATE_STATUS])(INVALID_ARGUMENT, why); }
-
-// tensor is an input or output; data is NULL for one that is left out.
-typedef struct {
-	void *data;
-	int64_t rank, dims[8];
-} tensor;
-
-static status describe(table api, const void *value, tensor *t) {
-	void *shape = NULL;
-	size_t rank = 0;
-	TRY(((status(*)(const void *, void **))api[SHAPE_OF])(value, &shape));
-	status fault = ((status(*)(void *, size_t *))api[DIMENSION_COUNT])(shape, &rank);
-	if (!fault && rank > 8) fault = refuse(api, "a tensor of more than 8 dimensions");
-	if (!fault) fault = ((status(*)(void *, int64_t *, size_t))api[DIMENSIONS])(shape, t->dims, rank);
-	((void (*)(void *))api[RELEASE_SHAPE])(shape);
-	t->rank = rank;
-	return fault;
-}
-
-static status input(table api, void *context, size_t i, tensor *t) {
-	const void *value = NULL;
-	t->data = NULL, t->rank = 0;
-	TRY(((status(*)(void *, size_t, const void **))api[INPUT])(context, i, &value));
-	if (!value) return NULL;
-	TRY(((status(*)(const void *, void **))api[TENSOR_DATA])(value, &t->data));
-	return describe(api, value, t);
-}
-
-static status output(table api, void *context, size_t i, const int64_t *dims, size_t rank, float **data) {
-	void *value = NULL;
-	TRY(((status(*)(void *, size_t, const int64_t *, size_t, void **))api[OUTPUT])(context, i, dims, rank, &value));
-	return ((status(*)(void *, float **))api[TENSOR_DATA])(value, data);
-}
-
-static status parallel(table api, void *context, job f, int64_t jobs, void *call) {
-	if (jobs == 1) {
-		f(call, 0);
-		return NULL;
-	}
-	return ((status(*)(void *, job, size_t, size_t, void *))api[PARALLEL_FOR])(context, f, jobs, jobs, call);
-}
-
-// with_scratch runs then(context, call) with n floats at *room.
-static status with_scratch(kernel *k, void *context, int64_t n, float **room, status (*then)(kernel *, void *, void *), void *call) {
-	void *allocator = NULL;
-	TRY(((status(*)(void *, void *, void **))k->api[CONTEXT_ALLOCATOR])(context, k->memory, &allocator));
-	status fault = ((status(*)(void *, size_t, void **))k->api[ALLOCATOR_ALLOC])(allocator, (n + 16) * sizeof(float), (void **)room);
-	if (!fault) {
-		fault = then(k, context, call);
-		status freed = ((status(*)(void *, void *))k->api[ALLOCATOR_FREE])(allocator, *room);
-		if (freed) ((void (*)(void *))k->api[RELEASE_STATUS])(freed);
-	}
-	((void (*)(void *))k->api[RELEASE_ALLOCATOR])(allocator);
-	return fault;
-}
-
-static status attend_all(kernel *k, void *context, void *call) {
+static status attend_all(void *self, void *context, void *call) {
+	kernel *k = self;
 	attention *t = call;
 	TRY(parallel(k->api, context, k->keys, t->batch * t->kv, t));
 	return parallel(k->api, context, k->tokens, t->batch * t->heads * t->spans, t);
@@ -185,10 +62,11 @@ static status attend(void *self, void *context) {
 	if (t.tokens < ROWS) return parallel(api, context, k->step, t.batch * t.kv, &t);
 	t.spans = (t.tokens + TOKENS - 1) / TOKENS;
 	t.block_count = (t.longest + KEYS - 1) / KEYS;
-	return with_scratch(k, context, t.batch * t.kv * t.block_count * KEYS * D, &t.blocks, attend_all, &t);
+	return with_scratch(api, k->memory, context, t.batch * t.kv * t.block_count * KEYS * D, &t.blocks, attend_all, k, &t);
 }
 
-static status adapt_all(kernel *k, void *context, void *call) {
+static status adapt_all(void *self, void *context, void *call) {
+	kernel *k = self;
 	adapter *t = call;
 	return parallel(k->api, context, k->adapt, (t->rows + t->part - 1) / t->part, t);
 }
@@ -210,50 +88,28 @@ static status adapt(void *self, void *context) {
 	TRY(output(api, context, 0, y.dims, y.rank, &t.z));
 	if (t.rows == 0 || (t.rank == 0 && t.z == t.y)) return NULL;
 	t.part = t.rows <= 2 * ROWS ? t.rows : 4 * ROWS;
-	return with_scratch(k, context, t.rows * t.rank, &t.small, adapt_all, &t);
+	return with_scratch(api, k->memory, context, t.rows * t.rank, &t.small, adapt_all, k, &t);
 }
 
 static status create(const operator *op, table api, const void *info, void **out);
 static void destroy(void *self) {
 	kernel *k = self;
-	((void (*)(void *))k->api[RELEASE_MEMORY_INFO])(k->memory);
+	release_memory(k->api, k->memory);
 	free(k);
 }
 
 static const char *attention_name(const operator *op) { return "GroupQueryAttention"; }
 static const char *adapter_name(const operator *op) { return "Adapter"; }
-static const char *no_provider(const operator *op) { return NULL; }
 static size_t four(const operator *op) { return 4; }
 static size_t nine(const operator *op) { return 9; }
-static size_t one(const operator *op) { return 1; }
 static size_t three(const operator *op) { return 3; }
-static int yes(const operator *op) { return 1; }
-static int last(const operator *op) { return INT32_MAX; }
-static int floats(const operator *op, size_t i) { return FLOAT; }
 static int attention_type(const operator *op, size_t i) { return i == 5 || i == 6 ? INT32 : FLOAT; }
 static int attention_kind(const operator *op, size_t i) { return i == 1 || i == 2 ? OPTIONAL : REQUIRED; }
-static int required(const operator *op, size_t i) { return REQUIRED; }
-static int plain_memory(const operator *op, size_t i) { return 0; }
-static size_t nothing_in_place(int **in, int **out) { return 0; }
-static size_t first_in_place(int **in, int **out) {
-	*in = calloc(1, sizeof(int)), *out = calloc(1, sizeof(int));
-	return *in && *out;
-}
-static void release_places(int *in, int *out) { free(in), free(out); }
-
-#define OPERATOR(the_name, the_inputs, the_outputs, the_type, the_kind, the_compute, the_places)                                          \
-	{                                                                                                                                      \
-		.version = API_VERSION, .name = the_name, .provider = no_provider, .input_type = the_type, .inputs = the_inputs,                   \
-		.output_type = floats, .outputs = the_outputs, .destroy = destroy, .input_kind = the_kind, .output_kind = required,                \
-		.input_memory = plain_memory, .least_inputs = yes, .same_inputs = yes, .least_outputs = yes, .same_outputs = yes,                  \
-		.create = create, .compute = the_compute, .first_version = yes, .last_version = last, .in_place = the_places,                      \
-		.release_in_place = release_places, .alias = nothing_in_place, .release_alias = release_places,                                    \
-	}
 
 // One set for each width of vectors: which one a kernel belongs to is seen by its place.
 static const operator operators[2][2] = {
-	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, attend, nothing_in_place), OPERATOR(adapter_name, four, one, floats, required, adapt, first_in_place)},
-	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, attend, nothing_in_place), OPERATOR(adapter_name, four, one, floats, required, adapt, first_in_place)},
+	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, create, destroy, attend, nothing_in_place), OPERATOR(adapter_name, four, one, floats, required, create, destroy, adapt, first_in_place)},
+	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, create, destroy, attend, nothing_in_place), OPERATOR(adapter_name, four, one, floats, required, create, destroy, adapt, first_in_place)},
 };
 
 static status create(const operator *op, table api, const void *info, void **out) {
@@ -272,7 +128,7 @@ static status create(const operator *op, table api, const void *info, void **out
 		if (!fault) fault = number(info, "kv_num_heads", &k->kv);
 		if (!fault) fault = ((status(*)(const void *, const char *, float *))api[FLOAT_ATTRIBUTE])(info, "scale", &k->scale);
 	}
-	if (!fault) fault = ((status(*)(const char *, int, int, int, void **))api[CREATE_MEMORY_INFO])("Cpu", ARENA, 0, 0, &k->memory);
+	if (!fault) fault = processor_memory(api, &k->memory);
 	if (fault) {
 		free(k);
 		return fault;
