@@ -75,7 +75,7 @@ type Conn struct {
 	topology Topology
 	replicas int
 	wait     time.Duration // for a server that is not there yet
-	attempts jetstream.KeyValue
+	attempts *bucket
 	batches  bool // the server stores batches in one step
 }
 
@@ -109,7 +109,7 @@ func Connect(ctx context.Context, cfg Config, opts Options) (*Conn, error) {
 	if err := c.dial(ctx, cfg, opts); err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(c.nc, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithDefaultTimeout(10*time.Second))
+	js, err := jetstream.New(c.nc, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(tryFor), jetstream.WithDefaultTimeout(10*time.Second))
 	if err != nil {
 		c.nc.Close()
 		return nil, clara.Errorf(clara.Internal, "open JetStream: %w", err)
@@ -157,7 +157,7 @@ func (c *Conn) dial(ctx context.Context, cfg Config, opts Options) error {
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, time.Second),
-		nats.PingInterval(20 * time.Second),
+		nats.PingInterval(10 * time.Second), // a machine that goes without a word is noticed after three
 		nats.Timeout(5 * time.Second),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err == nil { // closed by this side
@@ -226,7 +226,7 @@ func (c *Conn) declare(ctx context.Context) error {
 	stream, err := c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: t.Stream, Description: "events of the suite", Subjects: t.subjects(),
 		Retention: jetstream.InterestPolicy, Storage: jetstream.FileStorage, Replicas: c.replicas,
-		Duplicates: 10 * time.Minute, AllowDirect: true, AllowAtomicPublish: true,
+		Duplicates: 10 * time.Minute, AllowAtomicPublish: true,
 	})
 	if err != nil {
 		return c.wrapDeclared(ctx, err, "declare stream %s", t.Stream)
@@ -235,16 +235,13 @@ func (c *Conn) declare(ctx context.Context) error {
 	_, err = c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: t.DeadStream, Description: "events that were given up", Subjects: []string{deadPrefix + ">"},
 		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: c.replicas,
-		Duplicates: 24 * time.Hour, AllowDirect: true,
+		Duplicates: 24 * time.Hour,
 	})
 	if err != nil {
 		return c.wrapDeclared(ctx, err, "declare stream %s", t.DeadStream)
 	}
-	c.attempts, err = c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: "clara_attempts", Description: "attempts at events", TTL: attemptsKept, Storage: jetstream.FileStorage, Replicas: c.replicas,
-	})
-	if err != nil {
-		return c.wrapDeclared(ctx, err, "declare records of attempts")
+	if c.attempts, err = c.openBucket(ctx, "clara_attempts", "attempts at events", attemptsKept); err != nil {
+		return err
 	}
 	for _, d := range t.Durables {
 		_, err := stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
@@ -332,17 +329,22 @@ func kindOf(err error) clara.Kind {
 		return clara.Invalid
 	case clara.IsContext(err), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders), errors.Is(err, nats.ErrConnectionClosed),
 		errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting), errors.Is(err, jetstream.ErrNoStreamResponse),
-		errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrTooManyStalledMsgs), errors.Is(err, jetstream.ErrNoHeartbeat):
+		errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrTooManyStalledMsgs), errors.Is(err, jetstream.ErrNoHeartbeat),
+		errors.Is(err, jetstream.ErrAsyncPublishTimeout):
 		return clara.Unavailable
-	case errors.As(err, &api) && (api.Code >= 500 || api.ErrorCode == insufficientResources):
+	case errors.As(err, &api) && (api.Code >= 500 || api.ErrorCode == insufficientResources || api.ErrorCode == beingStored):
 		return clara.Unavailable // no leader, no space, shutting down
 	}
 	return clara.Internal
 }
 
-// Codes of JetStream: storage that is used up, copies in a server without a cluster, and more copies than servers.
+// Codes of JetStream.
 const (
-	insufficientResources = 10023
-	replicasNotSupported  = 10074
-	noSuitablePeers       = 10005
+	insufficientResources = 10023 // storage that is used up, or servers that are away
+	replicasNotSupported  = 10074 // copies in a server without a cluster
+	noSuitablePeers       = 10005 // more copies than servers
+	storeFailed           = 10077 // a write to disk that failed
+	beingStored           = 10158 // a message with the same id is on its way
+	wrongSequence         = 10071 // another revision than expected
+	wrongSequenceCluster  = 10164 // the same, where the leader has changes that are on their way
 )

@@ -447,13 +447,13 @@ func (c *Consumer) finish(ctx context.Context, msg jetstream.Msg, result string,
 // attempt counts one more attempt before it begins.
 func (c *Consumer) attempt(ctx context.Context, key string) (record, error) {
 	rec := record{First: time.Now()}
-	entry, err := c.conn.attempts.Get(ctx, key)
+	m, err := c.conn.attempts.get(ctx, key)
 	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound):
+	case errors.Is(err, jetstream.ErrMsgNotFound):
 	case err != nil:
 		return rec, wrap(ctx, err, "read attempts")
 	default:
-		if err := json.Unmarshal(entry.Value(), &rec); err != nil {
+		if err := json.Unmarshal(m.Data, &rec); err != nil {
 			return rec, clara.Errorf(clara.Corrupt, "read attempts %s: %w", key, err)
 		}
 	}
@@ -462,7 +462,7 @@ func (c *Consumer) attempt(ctx context.Context, key string) (record, error) {
 	if err != nil {
 		return rec, fmt.Errorf("encode attempts: %w", err)
 	}
-	_, err = c.conn.attempts.Put(ctx, key, data)
+	_, err = c.conn.attempts.put(ctx, key, data, anyRevision)
 	return rec, wrap(ctx, err, "count attempt")
 }
 
@@ -472,7 +472,7 @@ func (c *Consumer) store(ctx context.Context, key string, rec record) {
 	defer cancel()
 	data, err := json.Marshal(rec)
 	if err == nil {
-		_, err = c.conn.attempts.Put(ctx, key, data)
+		_, err = c.conn.attempts.put(ctx, key, data, anyRevision)
 	}
 	if err != nil {
 		c.log.WarnContext(ctx, "attempt not taken back", "key", key, "err", err)

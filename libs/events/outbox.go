@@ -85,8 +85,8 @@ func (o *Outbox[T]) pay(ctx context.Context, key string, v T, rev uint64) uint64
 	// A caller that goes away must not turn a stored debt into one that waits for the next scan.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := o.conn.Publish(ctx, o.bucket+"."+key+"."+strconv.FormatUint(rev, 10), owed...); err != nil {
-		o.conn.log.WarnContext(ctx, "event not published yet; it stays owed", "record", o.bucket+"/"+key, "err", err)
+	if err := o.conn.Publish(ctx, o.b.name+"."+key+"."+strconv.FormatUint(rev, 10), owed...); err != nil {
+		o.conn.log.WarnContext(ctx, "event not published yet; it stays owed", "record", o.b.name+"/"+key, "err", err)
 		o.remember(key)
 		return rev
 	}
@@ -138,7 +138,7 @@ func (o *Outbox[T]) Recover(ctx context.Context) {
 	for e, err := range o.Scan(ctx, "") {
 		if err != nil {
 			if ctx.Err() == nil {
-				o.conn.log.WarnContext(ctx, "look for owed events", "records", o.bucket, "err", err)
+				o.conn.log.WarnContext(ctx, "look for owed events", "records", o.b.name, "err", err)
 			}
 			return
 		}

@@ -3,12 +3,10 @@ package events
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
@@ -105,17 +103,25 @@ func (c *Conn) send(ctx context.Context, msgs []*nats.Msg) error {
 	return err
 }
 
+// publishAll stores messages, each of which has an id: whatever has to be sent again is stored once.
 func (c *Conn) publishAll(ctx context.Context, msgs []*nats.Msg) error {
 	if len(msgs) == 1 {
-		_, err := c.js.PublishMsg(ctx, msgs[0])
+		err := c.persist(ctx, func(ctx context.Context) error {
+			_, err := c.js.PublishMsg(ctx, msgs[0])
+			return err
+		})
 		return wrap(ctx, err, "publish %s", msgs[0].Subject)
 	}
 	if c.batches {
 		var rest []*nats.Msg
 		for chunk := range slices.Chunk(msgs, maxBatch) {
-			stored, err := c.publishBatch(ctx, chunk)
-			if err != nil {
+			stored := false
+			err := c.persist(ctx, func(ctx context.Context) (err error) {
+				stored, err = c.publishBatch(ctx, chunk)
 				return err
+			})
+			if err != nil {
+				return wrap(ctx, err, "publish %d events", len(chunk))
 			}
 			if !stored {
 				rest = append(rest, chunk...)
@@ -125,28 +131,40 @@ func (c *Conn) publishAll(ctx context.Context, msgs []*nats.Msg) error {
 			return nil
 		}
 	}
-	futures := make([]jetstream.PubAckFuture, len(msgs))
-	for i, m := range msgs {
-		f, err := c.js.PublishMsgAsync(m)
-		if err != nil {
-			return wrap(ctx, err, "publish %s", m.Subject)
-		}
-		futures[i] = f
-	}
-	var faults []error
-	for _, f := range futures {
-		select {
-		case <-f.Ok():
-		case err := <-f.Err():
-			faults = append(faults, wrap(ctx, err, "publish %s", f.Msg().Subject))
-		case <-ctx.Done():
-			return wrap(ctx, ctx.Err(), "publish %s", f.Msg().Subject)
-		}
-	}
-	if len(faults) > 0 {
-		return clara.Errorf(clara.KindOf(faults[0]), "%d of %d events: %w", len(faults), len(msgs), errors.Join(faults[:min(len(faults), 3)]...))
+	all := len(msgs)
+	err := c.persist(ctx, func(ctx context.Context) (err error) {
+		msgs, err = c.publishEach(ctx, msgs)
+		return err
+	})
+	if err != nil {
+		return wrap(ctx, err, "publish %d of %d events", len(msgs), all)
 	}
 	return nil
+}
+
+// publishEach sends messages without waiting for one before the next, and returns those that may not be stored with
+// the first reason.
+func (c *Conn) publishEach(ctx context.Context, msgs []*nats.Msg) (left []*nats.Msg, err error) {
+	futures := make([]jetstream.PubAckFuture, len(msgs))
+	for i, m := range msgs {
+		if futures[i], err = c.js.PublishMsgAsync(m); err != nil {
+			return msgs, err
+		}
+	}
+	for i, f := range futures {
+		var fault error
+		select {
+		case <-f.Ok():
+			continue
+		case fault = <-f.Err():
+		case <-ctx.Done():
+			fault = ctx.Err()
+		}
+		if left = append(left, msgs[i]); err == nil {
+			err = fault
+		}
+	}
+	return left, err
 }
 
 // maxBatch is the most messages that the server takes in one batch.
@@ -156,11 +174,6 @@ const maxBatch = 1000
 // batches cheap. stored is false if the server refused the batch as a whole, as it does when one of the messages was
 // stored before (a repeated publish); then nothing of it is stored, and each must be sent by itself.
 func (c *Conn) publishBatch(ctx context.Context, msgs []*nats.Msg) (stored bool, err error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, 30*time.Second)
-		defer cancel()
-	}
 	id := uuid.NewString()
 	for i, m := range msgs {
 		part := &nats.Msg{Subject: m.Subject, Data: m.Data, Header: maps.Clone(m.Header)}
@@ -168,28 +181,28 @@ func (c *Conn) publishBatch(ctx context.Context, msgs []*nats.Msg) (stored bool,
 		part.Header.Set("Nats-Batch-Sequence", itoa(i+1))
 		if i < len(msgs)-1 {
 			if err := c.nc.PublishMsg(part); err != nil {
-				return false, wrap(ctx, err, "publish %s", m.Subject)
+				return false, err
 			}
 			continue
 		}
 		part.Header.Set("Nats-Batch-Commit", "1")
 		reply, err := c.nc.RequestMsgWithContext(ctx, part)
 		if err != nil {
-			return false, wrap(ctx, err, "publish %d events", len(msgs))
+			return false, err
 		}
 		var ack struct {
 			Error *jetstream.APIError `json:"error"`
 			Count int                 `json:"count"`
 		}
 		if err := json.Unmarshal(reply.Data, &ack); err != nil {
-			return false, clara.Errorf(clara.Unavailable, "publish %d events: answer of the server: %w", len(msgs), err)
+			return false, clara.Errorf(clara.Unavailable, "answer of the server: %w", err)
 		}
 		if ack.Error != nil {
 			c.log.Debug("batch refused; events are sent one by one", "err", ack.Error)
 			return false, nil
 		}
 		if ack.Count != len(msgs) {
-			return false, clara.Errorf(clara.Unavailable, "publish %d events: the server counts %d", len(msgs), ack.Count)
+			return false, clara.Errorf(clara.Unavailable, "the server counts %d", ack.Count)
 		}
 	}
 	return true, nil

@@ -27,26 +27,20 @@ type Entry[T proto.Message] struct {
 // Store keeps protobuf records of one type under keys, on disk before a call returns. Keys are made of
 // letters, digits and - _ = /, in parts joined by dots ("handbook.7f3a"). A record holds up to 1 MiB
 // less a little; what is larger is a blob. Safe for concurrent use.
-type Store[T proto.Message] struct {
-	kv     jetstream.KeyValue
-	bucket string
-}
+type Store[T proto.Message] struct{ b *bucket }
 
-// OpenStore opens a bucket of records, making it if it is not there. bucket: letters, digits, - and _.
+// OpenStore opens a bucket of records, making it if it is not there. name: letters, digits, - and _.
 // ttl forgets records that long after their last change; 0: never.
-func OpenStore[T proto.Message](ctx context.Context, c *Conn, bucket string, ttl time.Duration) (*Store[T], error) {
-	var kv jetstream.KeyValue
+func OpenStore[T proto.Message](ctx context.Context, c *Conn, name string, ttl time.Duration) (*Store[T], error) {
+	var b *bucket
 	err := c.patiently(ctx, func() (err error) {
-		kv, err = c.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: bucket, Description: string(newMessage[T]().ProtoReflect().Descriptor().FullName()),
-			TTL: ttl, Storage: jetstream.FileStorage, Replicas: c.replicas, LimitMarkerTTL: markerKept,
-		})
-		return c.wrapDeclared(ctx, err, "open records %s", bucket)
+		b, err = c.openBucket(ctx, name, string(newMessage[T]().ProtoReflect().Descriptor().FullName()), ttl)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &Store[T]{kv: kv, bucket: bucket}, nil
+	return &Store[T]{b}, nil
 }
 
 // markerKept is how long a deletion stays visible to watchers that were away.
@@ -56,7 +50,7 @@ var keyForm = regexp.MustCompile(`^[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*$`)
 
 func (s *Store[T]) check(key string) error {
 	if !keyForm.MatchString(key) {
-		return clara.Errorf(clara.Invalid, "key %q in %s: must be parts of letters, digits and - _ = / joined by dots", key, s.bucket)
+		return clara.Errorf(clara.Invalid, "key %q in %s: must be parts of letters, digits and - _ = / joined by dots", key, s.b.name)
 	}
 	return nil
 }
@@ -66,23 +60,28 @@ func (s *Store[T]) Get(ctx context.Context, key string) (Entry[T], error) {
 	if err := s.check(key); err != nil {
 		return Entry[T]{}, err
 	}
-	e, err := s.kv.Get(ctx, key)
+	m, err := s.b.get(ctx, key)
 	if err != nil {
-		return Entry[T]{}, wrap(ctx, err, "read %s/%s", s.bucket, key)
+		return Entry[T]{}, wrap(ctx, err, "read %s/%s", s.b.name, key)
 	}
-	return s.entry(e)
+	return s.decode(Entry[T]{Key: key, Revision: m.Sequence, Time: m.Time}, m.Data)
 }
 
 func (s *Store[T]) entry(e jetstream.KeyValueEntry) (Entry[T], error) {
-	out := Entry[T]{Key: e.Key(), Value: newMessage[T](), Revision: e.Revision(), Time: e.Created()}
-	if e.Operation() != jetstream.KeyValuePut {
-		out.Deleted = true
+	out := Entry[T]{Key: e.Key(), Revision: e.Revision(), Time: e.Created(), Deleted: e.Operation() != jetstream.KeyValuePut}
+	if out.Deleted {
+		out.Value = newMessage[T]()
 		return out, nil
 	}
-	if err := proto.Unmarshal(e.Value(), out.Value); err != nil {
-		return out, clara.Errorf(clara.Corrupt, "read %s/%s: %w", s.bucket, e.Key(), err)
+	return s.decode(out, e.Value())
+}
+
+func (s *Store[T]) decode(e Entry[T], data []byte) (Entry[T], error) {
+	e.Value = newMessage[T]()
+	if err := proto.Unmarshal(data, e.Value); err != nil {
+		return e, clara.Errorf(clara.Corrupt, "read %s/%s: %w", s.b.name, e.Key, err)
 	}
-	return out, nil
+	return e, nil
 }
 
 // Create stores a new record and returns its revision. Exists if there is one.
@@ -91,8 +90,11 @@ func (s *Store[T]) Create(ctx context.Context, key string, v T) (uint64, error) 
 	if err != nil {
 		return 0, err
 	}
-	rev, err := s.kv.Create(ctx, key, data)
-	return rev, wrap(ctx, err, "create %s/%s", s.bucket, key)
+	rev, err := s.b.create(ctx, key, data)
+	if errors.Is(err, errChanged) {
+		return 0, clara.Errorf(clara.Exists, "create %s/%s: it exists", s.b.name, key)
+	}
+	return rev, wrap(ctx, err, "create %s/%s", s.b.name, key)
 }
 
 // Update replaces the record of that revision and returns the new one. Conflict if it has changed since.
@@ -101,11 +103,11 @@ func (s *Store[T]) Update(ctx context.Context, key string, v T, revision uint64)
 	if err != nil {
 		return 0, err
 	}
-	rev, err := s.kv.Update(ctx, key, data, revision)
-	if errors.Is(err, jetstream.ErrKeyExists) {
-		return 0, clara.Errorf(clara.Conflict, "update %s/%s: changed since revision %d", s.bucket, key, revision)
+	rev, err := s.b.put(ctx, key, data, int64(revision))
+	if errors.Is(err, errChanged) {
+		return 0, clara.Errorf(clara.Conflict, "update %s/%s: changed since revision %d", s.b.name, key, revision)
 	}
-	return rev, wrap(ctx, err, "update %s/%s", s.bucket, key)
+	return rev, wrap(ctx, err, "update %s/%s", s.b.name, key)
 }
 
 // Put stores the record whatever was there.
@@ -114,8 +116,8 @@ func (s *Store[T]) Put(ctx context.Context, key string, v T) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	rev, err := s.kv.Put(ctx, key, data)
-	return rev, wrap(ctx, err, "store %s/%s", s.bucket, key)
+	rev, err := s.b.put(ctx, key, data, anyRevision)
+	return rev, wrap(ctx, err, "store %s/%s", s.b.name, key)
 }
 
 // Modify reads the record, lets change edit it, and stores it, again from the start if somebody else was
@@ -151,15 +153,15 @@ func (s *Store[T]) Delete(ctx context.Context, key string, revision uint64) erro
 	if err := s.check(key); err != nil {
 		return err
 	}
-	opts := []jetstream.KVDeleteOpt{jetstream.PurgeTTL(markerKept)}
-	if revision != 0 {
-		opts = append(opts, jetstream.LastRevision(revision))
+	expected := int64(revision)
+	if revision == 0 {
+		expected = anyRevision
 	}
-	err := s.kv.Purge(ctx, key, opts...)
-	if errors.Is(err, jetstream.ErrKeyExists) {
-		return clara.Errorf(clara.Conflict, "delete %s/%s: changed since revision %d", s.bucket, key, revision)
+	err := s.b.remove(ctx, key, expected)
+	if errors.Is(err, errChanged) {
+		return clara.Errorf(clara.Conflict, "delete %s/%s: changed since revision %d", s.b.name, key, revision)
 	}
-	return wrap(ctx, err, "delete %s/%s", s.bucket, key)
+	return wrap(ctx, err, "delete %s/%s", s.b.name, key)
 }
 
 // pattern turns a prefix into NATS's filter: "" is all, "handbook." the keys below it.
@@ -168,7 +170,7 @@ func (s *Store[T]) pattern(prefix string) (string, error) {
 		return ">", nil
 	}
 	if !strings.HasSuffix(prefix, ".") {
-		return "", clara.Errorf(clara.Invalid, "prefix %q in %s: must end with a dot", prefix, s.bucket)
+		return "", clara.Errorf(clara.Invalid, "prefix %q in %s: must end with a dot", prefix, s.b.name)
 	}
 	return prefix + ">", s.check(strings.TrimSuffix(prefix, "."))
 }
@@ -182,29 +184,11 @@ func (s *Store[T]) Scan(ctx context.Context, prefix string) iter.Seq2[Entry[T], 
 			yield(Entry[T]{}, err)
 			return
 		}
-		w, err := s.kv.Watch(ctx, pattern, jetstream.IgnoreDeletes())
+		err = s.b.scan(ctx, pattern, func(e jetstream.KeyValueEntry) bool {
+			return e.Operation() != jetstream.KeyValuePut || yield(s.entry(e))
+		})
 		if err != nil {
-			yield(Entry[T]{}, wrap(ctx, err, "list %s", s.bucket))
-			return
-		}
-		defer func() { _ = w.Stop() }()
-		for {
-			select {
-			case e, ok := <-w.Updates():
-				if !ok {
-					yield(Entry[T]{}, clara.Errorf(clara.Unavailable, "list %s: nats connection lost", s.bucket))
-					return
-				}
-				if e == nil {
-					return // all that was there when we began
-				}
-				if !yield(s.entry(e)) {
-					return
-				}
-			case <-ctx.Done():
-				yield(Entry[T]{}, wrap(ctx, ctx.Err(), "list %s", s.bucket))
-				return
-			}
+			yield(Entry[T]{}, wrap(ctx, err, "list %s", s.b.name))
 		}
 	}
 }
@@ -251,10 +235,10 @@ func (s *Store[T]) WatchKey(ctx context.Context, key string) iter.Seq2[Entry[T],
 }
 
 func (s *Store[T]) watch(ctx context.Context, pattern string, yield func(Entry[T], error) bool) {
-	w, err := s.kv.Watch(ctx, pattern)
+	w, err := s.b.watch(ctx, pattern)
 	if err != nil {
 		if ctx.Err() == nil {
-			yield(Entry[T]{}, wrap(ctx, err, "watch %s", s.bucket))
+			yield(Entry[T]{}, wrap(ctx, err, "watch %s", s.b.name))
 		}
 		return
 	}
@@ -265,7 +249,7 @@ func (s *Store[T]) watch(ctx context.Context, pattern string, yield func(Entry[T
 			switch {
 			case !ok:
 				if ctx.Err() == nil {
-					yield(Entry[T]{}, clara.Errorf(clara.Unavailable, "watch %s: nats connection lost", s.bucket))
+					yield(Entry[T]{}, clara.Errorf(clara.Unavailable, "watch %s: nats connection lost", s.b.name))
 				}
 				return
 			case e == nil:
@@ -289,7 +273,7 @@ func (s *Store[T]) encode(key string, v T) ([]byte, error) {
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(v)
 	if err != nil {
-		return nil, clara.Errorf(clara.Invalid, "encode %s/%s: %w", s.bucket, key, err)
+		return nil, clara.Errorf(clara.Invalid, "encode %s/%s: %w", s.b.name, key, err)
 	}
 	return data, nil
 }

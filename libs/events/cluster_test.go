@@ -1,0 +1,132 @@
+package events_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/clara-suite/clara/libs/clara"
+	"github.com/clara-suite/clara/libs/events"
+	"github.com/clara-suite/clara/libs/testkit/natstest"
+	eventv1 "github.com/clara-suite/clara/proto/gen/clara/event/v1"
+	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
+)
+
+// TestCluster takes three servers through what happens to them: what was written is read by everybody at once; the leader
+// goes while events and records are written; the majority goes, and comes back. Nothing is lost or done to records twice.
+func TestCluster(t *testing.T) {
+	c := natstest.StartCluster(t, 3)
+	ctx := t.Context()
+	conns := []*events.Conn{c.Connect(events.Options{Topology: quick()}), c.Connect(events.Options{Topology: quick()})}
+	stores := []*events.Store[*ingestv1.Document]{openStore(t, conns[0]), openStore(t, conns[1])}
+
+	t.Run("reads see writes", func(t *testing.T) {
+		for i := range 100 {
+			a, b := stores[i%2], stores[(i+1)%2]
+			key := fmt.Sprintf("fresh.%d", i)
+			rev, err := a.Create(ctx, key, &ingestv1.Document{File: key})
+			require.NoError(t, err)
+			e, err := b.Get(ctx, key)
+			require.NoError(t, err, "write %d", i)
+			require.Equal(t, rev, e.Revision)
+			if i%10 != 0 {
+				continue
+			}
+			list, err := b.List(ctx, "fresh.")
+			require.NoError(t, err)
+			require.Equal(t, key, latest(list).Key)
+			require.NoError(t, a.Delete(ctx, key, rev))
+			_, err = b.Get(ctx, key)
+			require.Equal(t, clara.NotFound, clara.KindOf(err), "%v", err)
+			list, err = b.List(ctx, "fresh.")
+			require.NoError(t, err)
+			for _, e := range list {
+				require.NotEqual(t, key, e.Key)
+			}
+		}
+	})
+
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	consume(t, conns[1], handler{handle: func(_ context.Context, e *eventv1.DocumentReady) error {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[e.GetDocument()] = true
+		return nil
+	}}, fast)
+	all := func(n int) func() bool {
+		return func() bool { mu.Lock(); defer mu.Unlock(); return len(seen) == n }
+	}
+	_, err := stores[0].Create(ctx, "counter", &ingestv1.Document{})
+	require.NoError(t, err)
+	const rounds = 40
+	work := func(from int) *sync.WaitGroup {
+		var busy sync.WaitGroup
+		for _, s := range stores {
+			busy.Go(func() {
+				for range rounds {
+					_, err := s.Modify(ctx, "counter", func(d *ingestv1.Document) error { d.PageCount++; return nil })
+					assert.NoError(t, err)
+				}
+			})
+		}
+		busy.Go(func() {
+			for i := range rounds {
+				if i%2 == 0 {
+					assert.NoError(t, conns[0].Publish(ctx, "", ready(from+i)))
+					continue
+				}
+				batch := []proto.Message{ready(from + i), ready(1000 + from + i), ready(2000 + from + i)}
+				assert.NoError(t, conns[0].Publish(ctx, fmt.Sprint("batch", from+i), batch...))
+			}
+		})
+		return &busy
+	}
+	counter := func() int32 {
+		e, err := stores[1].Get(ctx, "counter")
+		require.NoError(t, err)
+		return e.Value.PageCount
+	}
+
+	first := c.Leader("CLARA_EVENTS")
+	busy := work(0)
+	c.Stop(first)
+	busy.Wait()
+	assert.EqualValues(t, 2*rounds, counter(), "each change once")
+	require.Eventually(t, all(2*rounds), time.Minute, 10*time.Millisecond, "all events")
+
+	// The majority: nothing can be stored, which is said, and work that waits for it is done when it is back.
+	second := c.Leader("CLARA_EVENTS")
+	busy = work(rounds)
+	c.Stop(second)
+	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	_, err = stores[0].Put(short, "late", &ingestv1.Document{})
+	cancel()
+	assert.Error(t, err)
+	c.Start(second)
+	busy.Wait()
+	assert.EqualValues(t, 4*rounds, counter(), "each change once")
+	require.Eventually(t, all(4*rounds), time.Minute, 10*time.Millisecond, "all events")
+	c.Start(first)
+	for _, s := range stores {
+		_, err = s.Put(ctx, "late", &ingestv1.Document{})
+		require.NoError(t, err)
+	}
+}
+
+// latest is the record that was changed last.
+func latest(list []events.Entry[*ingestv1.Document]) events.Entry[*ingestv1.Document] {
+	var out events.Entry[*ingestv1.Document]
+	for _, e := range list {
+		if e.Revision > out.Revision {
+			out = e
+		}
+	}
+	return out
+}
