@@ -10,5 +10,8 @@ typedef void *status;
 void *make_domain(void **api, int wide);
 void drop_domain(void **api, void *domain);
 
+// block_product is the operator of blocks.h.
+const void *block_product(int wide);
+
 // add_domain gives them to a session's options, and returns a status.
 status add_domain(void **api, void *options, void *domain);

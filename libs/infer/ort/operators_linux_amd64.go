@@ -55,8 +55,12 @@ func (s *Session) addOperators(so *onnx.SessionOptions, narrow bool) error {
 	return s.api.status(C.add_domain(s.api.t, *(*unsafe.Pointer)(unsafe.Pointer(so)), s.domain))
 }
 
-// dropOperators forgets them, once the session is closed.
+// dropOperators forgets them and what they hold, once the session is closed.
 func (s *Session) dropOperators() {
+	if s.matrices != nil {
+		_ = s.matrices.Close() // unmaps what it mapped
+		s.matrices = nil
+	}
 	if s.domain != nil {
 		C.drop_domain(s.api.t, s.domain)
 		s.domain = nil

@@ -61,6 +61,7 @@ type Session struct {
 	note     string
 	in, out  []IO
 	domain   unsafe.Pointer // of operators of our own, or nil
+	matrices *Matrices      // of this session alone, or nil
 }
 
 // Open loads the model file at path. The weights files it names must lie in its folder.
@@ -121,7 +122,12 @@ func open(path string, model []byte, o Options, load loader) (*Session, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", path, err)
 		}
-		if n > 0 {
+		special, products, err := s.moveBlocks(special, domain, filepath.Dir(path), o)
+		if err != nil {
+			s.dropOperators()
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		if n+products > 0 {
 			load = func(in, out []string, so *onnx.SessionOptions) (*onnx.DynamicAdvancedSession, error) {
 				// Weights beside the file are sought in the folder that is named, as the model now comes from memory.
 				if err := so.AddSessionConfigEntry("session.model_external_initializers_file_folder_path", filepath.Dir(path)); err != nil {

@@ -125,6 +125,8 @@ type Options struct {
 	SharePages bool
 	// Plain takes the runtime's operators alone, where others of ours would take their place on this processor.
 	Plain bool
+	// Matrices are shared with other sessions that are given them; nil: the session's own.
+	Matrices *Matrices
 
 	narrow bool // the narrower vectors; tests set it
 }
