@@ -20,7 +20,8 @@ type model struct {
 	precisions precisions
 	session    *ort.Session // of answers
 	sessions   map[modelpkg.Precision]*ort.Session
-	memory     int // m
+	matrices   *ort.Matrices // of all sessions
+	memory     int           // m
 
 	cache        *cache
 	adapters     map[Role][]named
@@ -42,6 +43,10 @@ type named struct {
 func newModel(pkg *modelpkg.Package, o Options, c precisions) (m *model, err error) {
 	man := pkg.Manifest
 	m = &model{arch: man.Arch, pkg: pkg, runtime: o.Runtime, precisions: c, sessions: map[modelpkg.Precision]*ort.Session{}, memory: man.M, adapters: map[Role][]named{}, lanes: map[laneKey]*lane{}}
+	if m.runtime.Matrices == nil { // sessions of several precisions hold the same blocks once
+		m.matrices = ort.NewMatrices()
+		m.runtime.Matrices = m.matrices
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.close())
@@ -201,6 +206,10 @@ func (m *model) close() error {
 		errs = append(errs, s.Close())
 	}
 	m.sessions = nil
+	if m.matrices != nil {
+		errs = append(errs, m.matrices.Close())
+		m.matrices = nil
+	}
 	return errors.Join(errs...)
 }
 
