@@ -27,29 +27,15 @@ func TestCluster(t *testing.T) {
 	stores := []*events.Store[*ingestv1.Document]{openStore(t, conns[0]), openStore(t, conns[1])}
 
 	t.Run("reads see writes", func(t *testing.T) {
-		for i := range 100 {
-			a, b := stores[i%2], stores[(i+1)%2]
-			key := fmt.Sprintf("fresh.%d", i)
-			rev, err := a.Create(ctx, key, &ingestv1.Document{File: key})
-			require.NoError(t, err)
-			e, err := b.Get(ctx, key)
-			require.NoError(t, err, "write %d", i)
-			require.Equal(t, rev, e.Revision)
-			if i%10 != 0 {
-				continue
-			}
-			list, err := b.List(ctx, "fresh.")
-			require.NoError(t, err)
-			require.Equal(t, key, latest(list).Key)
-			require.NoError(t, a.Delete(ctx, key, rev))
-			_, err = b.Get(ctx, key)
-			require.Equal(t, clara.NotFound, clara.KindOf(err), "%v", err)
-			list, err = b.List(ctx, "fresh.")
-			require.NoError(t, err)
-			for _, e := range list {
-				require.NotEqual(t, key, e.Key)
-			}
+		var writers sync.WaitGroup
+		for w := range 8 {
+			writers.Go(func() {
+				for i := range 40 {
+					fresh(t, stores[i%2], stores[(i+1)%2], fmt.Sprintf("fresh.%d.", w), i)
+				}
+			})
 		}
+		writers.Wait()
 	})
 
 	var mu sync.Mutex
@@ -129,4 +115,28 @@ func latest(list []events.Entry[*ingestv1.Document]) events.Entry[*ingestv1.Docu
 		}
 	}
 	return out
+}
+
+// fresh writes a record, which another client must see, and deletes some, which nobody may see any more.
+func fresh(t *testing.T, a, b *events.Store[*ingestv1.Document], prefix string, i int) {
+	ctx, key := t.Context(), fmt.Sprint(prefix, i)
+	rev, err := a.Create(ctx, key, &ingestv1.Document{File: key})
+	if !assert.NoError(t, err) {
+		return
+	}
+	e, err := b.Get(ctx, key)
+	assert.NoError(t, err)
+	assert.Equal(t, rev, e.Revision, key)
+	if i%10 != 0 {
+		return
+	}
+	list, err := b.List(ctx, prefix)
+	assert.NoError(t, err)
+	assert.Equal(t, key, latest(list).Key)
+	assert.NoError(t, a.Delete(ctx, key, rev))
+	_, err = b.Get(ctx, key)
+	assert.Equal(t, clara.NotFound, clara.KindOf(err), "%s: %v", key, err)
+	list, err = b.List(ctx, prefix)
+	assert.NoError(t, err)
+	assert.NotEqual(t, key, latest(list).Key)
 }
