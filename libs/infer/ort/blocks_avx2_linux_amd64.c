@@ -9,6 +9,8 @@
 #define I __m256i
 #define W 8
 #define MOST 4
+#define WIDE 6
+#define WIDE_V 2
 #define LOAD(p) _mm256_loadu_ps(p)
 #define STORE(p, v) _mm256_storeu_ps(p, v)
 #define SET1(x) _mm256_set1_ps(x)

@@ -1,7 +1,8 @@
 // The jobs of blocks.h for one width of vectors. Included by a file that defines
-//   NAME(x), TARGET, V and I (floats and words), W (numbers in V), MOST (rows of a tile), and LOAD, STORE, SET1, MUL, FMA (a*b+c),
-//   HALVES (p), ILOAD, ISET1, FLOAT, LOW4, HIGH4 (codes of a word), DOT4 and DOT8 (sum, codes, four numbers), UNSIGNED8 (whether
-//   DOT8 takes codes as they are, or less 128), CODE4 and CODE8 (word, place) with TABLES (what they need of a matrix).
+//   NAME(x), TARGET, V and I (floats and words), W (numbers in V), MOST (rows of a tile), WIDE and WIDE_V (rows and vectors of one of floats),
+//   LOAD, STORE, SET1, MUL, FMA (a*b+c), SUM, HALVES (p), ILOAD, ISET1, FLOAT, PREFETCH, LOW4 and HIGH4 (codes of a vector), DOT4 and
+//   DOT8 (sum, codes, four numbers), UNSIGNED8 (whether DOT8 takes codes as they are, or less 128), CODE4 and CODE8 (vector, place)
+//   with TABLES (what they need), and ROUND (numbers of a group, how many, words of 8 bits, their sum, their scale, the sum before).
 #include <math.h>
 #include <string.h>
 #include "blocks.h"
@@ -11,21 +12,32 @@
 
 static int64_t first_row(const product_call *t, int64_t tile) { return tile * t->rows / t->tiles; }
 
-static void divide(product_call *t, int64_t row) {
-	t->tiles = (t->rows + MOST - 1) / MOST;
+static void divide(product_call *t, int64_t most_rows, int64_t row) {
+	t->tiles = (t->rows + most_rows - 1) / most_rows;
 	int64_t most = (t->rows + t->tiles - 1) / t->tiles;
 	t->tile = (most * row + LINE - 1) / LINE * LINE;
-	// Tiles of a job stay near while the panels pass by; panels of a job are worth the call.
+	// Tiles of a job stay near while the panels pass by; panels of a job are worth the call, and jobs are of one size.
 	t->chunk = (512 << 10) / t->tile;
 	t->chunk = t->chunk < 1 ? 1 : t->chunk > t->tiles ? t->tiles : t->chunk;
 	int64_t all = panels(t->m);
-	t->part = (128 << 10) / (t->m->panel * t->chunk) + 1;
-	if (t->part > all) t->part = all;
+	t->part = (32 << 10) / (t->m->panel * t->chunk) + 1;
+	t->parts = (all + t->part - 1) / t->part;
+	t->part = (all + t->parts - 1) / t->parts;
 	t->parts = (all + t->part - 1) / t->part;
 }
 
-void NAME(plan_exact)(product_call *t) { divide(t, (t->m->in + t->m->in / t->m->group) * sizeof(float)); }
-void NAME(plan_rounded)(product_call *t) { divide(t, t->m->in + t->m->in / t->m->group * 3 * sizeof(float)); }
+// From how many rows on it pays to spread weights out to floats first.
+enum { SPREAD = 32, DEPTH = 128, COLUMNS = WIDE_V * W, WIDE_PANELS = COLUMNS / PANEL };
+
+void NAME(plan_exact)(product_call *t) {
+	int spread = t->rows >= SPREAD;
+	divide(t, spread ? WIDE : MOST, (t->m->in + t->m->in / t->m->group) * sizeof(float));
+	if (!spread) return;
+	t->part = (t->part + WIDE_PANELS - 1) / WIDE_PANELS * WIDE_PANELS;
+	t->parts = (panels(t->m) + t->part - 1) / t->part;
+}
+
+void NAME(plan_rounded)(product_call *t) { divide(t, MOST, t->m->in + t->m->in / t->m->group * 3 * sizeof(float)); }
 
 // lay_exact writes a tile: numbers [in, rows], then the sums of their groups [groups, rows].
 TARGET void NAME(lay_exact)(void *call, size_t tile) {
@@ -189,4 +201,85 @@ static void multiply(const product_call *t, size_t job, const NAME(panel_job) jo
 }
 
 void NAME(multiply_rounded)(void *call, size_t job) { multiply(call, job, rounded_jobs); }
-void NAME(multiply_exact)(void *call, size_t job) { multiply(call, job, exact_jobs); }
+
+// spread writes numbers [from, to) of panels from p on as floats [to - from, COLUMNS].
+TARGET static void spread(const matrix *m, int64_t p, int64_t from, int64_t to, float *w) {
+	const int64_t each = 32 / m->bits, vectors = m->group / each;
+	TABLES;
+	for (int c = 0; c < COLUMNS; c += PANEL, p++) {
+		if (p >= panels(m)) p--; // columns that nobody looks at
+		const uint8_t *panel = m->at + p * m->panel;
+		for (int h = 0; h < PANEL; h += W) {
+			float *to_column = w + c + h;
+			for (int64_t g = from / m->group; g < to / m->group; g++) {
+				V scale = scale_of(m, panel, g, h), shift = m->shifted ? shift_of(m, panel, g, h, scale) : SET1(0);
+				for (int64_t v = g * vectors; v < (g + 1) * vectors; v++) {
+					I word = ILOAD(panel + v * LINE + h * 4);
+					if (m->bits == 4) {
+						_Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) STORE(to_column + (i / 2 + 4 * (i & 1)) * COLUMNS, FMA(CODE4(word, i), scale, shift));
+					} else {
+						_Pragma("GCC unroll 8") for (int i = 0; i < 4; i++) STORE(to_column + i * COLUMNS, FMA(CODE8(word, i), scale, shift));
+					}
+					to_column += each * COLUMNS;
+				}
+			}
+		}
+	}
+}
+
+// wide_tile: y [rows, COLUMNS] = (add ? y : 0) + x w for x [depth, rows] and w [depth, COLUMNS].
+INLINE void wide_tile(const int rows, int add, int64_t depth, const float *x, const float *w, float *y, int64_t ldy) {
+	V sum[WIDE][WIDE_V];
+	_Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+		_Pragma("GCC unroll 8") for (int j = 0; j < WIDE_V; j++) sum[r][j] = add ? LOAD(y + r * ldy + j * W) : SET1(0);
+	for (int64_t k = 0; k < depth; k++) {
+		V column[WIDE_V];
+		_Pragma("GCC unroll 8") for (int j = 0; j < WIDE_V; j++) column[j] = LOAD(w + k * COLUMNS + j * W);
+		_Pragma("GCC unroll 16") for (int r = 0; r < rows; r++) {
+			V a = SET1(x[k * rows + r]);
+			_Pragma("GCC unroll 8") for (int j = 0; j < WIDE_V; j++) sum[r][j] = FMA(a, column[j], sum[r][j]);
+		}
+	}
+	_Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
+		_Pragma("GCC unroll 8") for (int j = 0; j < WIDE_V; j++) STORE(y + r * ldy + j * W, sum[r][j]);
+}
+
+TARGET static void wide_tiles(int rows, int add, int64_t depth, const float *x, const float *w, float *y, int64_t ldy) {
+#define TILE(n) case n: wide_tile(n, add, depth, x, w, y, ldy); break
+	switch (rows) {
+		TILE(1); TILE(2); TILE(3); TILE(4); TILE(5); TILE(6);
+#if WIDE == 12
+		TILE(7); TILE(8); TILE(9); TILE(10); TILE(11); TILE(12);
+#endif
+	}
+}
+
+static void multiply_spread(const product_call *t, size_t job) {
+	const matrix *m = t->m;
+	int64_t N = m->out, K = m->in, chunk = job / t->parts * t->chunk, tiles = chunk + t->chunk < t->tiles ? chunk + t->chunk : t->tiles;
+	int64_t from = job % t->parts * t->part, to = from + t->part < panels(m) ? from + t->part : panels(m);
+	float w[DEPTH * COLUMNS] __attribute__((aligned(LINE))), edge[WIDE * COLUMNS];
+	for (int64_t p = from; p < to; p += WIDE_PANELS)
+		for (int64_t k = 0; k < K; k += DEPTH) {
+			int64_t depth = K - k < DEPTH ? K - k : DEPTH, cols = N - p * PANEL;
+			spread(m, p, k, k + depth, w);
+			for (int64_t i = chunk; i < tiles; i++) {
+				int64_t row = first_row(t, i), rows = first_row(t, i + 1) - row;
+				const float *x = (const float *)(t->room + i * t->tile) + k * rows;
+				float *y = t->y + row * N + p * PANEL;
+				if (cols >= COLUMNS) {
+					wide_tiles(rows, k > 0, depth, x, w, y, N);
+					continue;
+				}
+				for (int64_t r = 0; k > 0 && r < rows; r++) memcpy(edge + r * COLUMNS, y + r * N, cols * sizeof(float));
+				wide_tiles(rows, k > 0, depth, x, w, edge, COLUMNS);
+				for (int64_t r = 0; r < rows; r++) memcpy(y + r * N, edge + r * COLUMNS, cols * sizeof(float));
+			}
+		}
+}
+
+void NAME(multiply_exact)(void *call, size_t job) {
+	const product_call *t = call;
+	if (t->rows >= SPREAD) multiply_spread(t, job);
+	else multiply(t, job, exact_jobs);
+}

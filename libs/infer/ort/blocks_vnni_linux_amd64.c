@@ -9,6 +9,8 @@
 #define I __m512i
 #define W 16
 #define MOST 8
+#define WIDE 12
+#define WIDE_V 2
 #define LOAD(p) _mm512_loadu_ps(p)
 #define STORE(p, v) _mm512_storeu_ps(p, v)
 #define SET1(x) _mm512_set1_ps(x)
