@@ -15,6 +15,9 @@ import (
 	"github.com/clara-suite/clara/libs/infer/ort"
 )
 
+// maxRuns bounds the memory of recognition: a run takes up to 150 MB.
+const maxRuns = 8
+
 // The model files of a folder, as the package that ships them names them.
 const (
 	detFile = "*det*.onnx"
@@ -39,7 +42,7 @@ type Config struct {
 	// Dir holds the models; empty is rapidocr-3.10.0 in the project's cache
 	// ($CLARA_CACHE, else the user's cache folder).
 	Dir string
-	// Threads of one run, 0 for one a core.
+	// Threads that work at once on a picture, 0 for one a core.
 	Threads int
 	// MinScore drops lines read with less certainty; 0 is 0.5.
 	MinScore float64
@@ -54,6 +57,7 @@ type Engine struct {
 	once          sync.Once
 	err           error
 	places        chan struct{}
+	runs          chan struct{} // of recognition, over all pictures
 	det, rec, cls *ort.Session
 	charset       []string
 }
@@ -69,7 +73,7 @@ func New(cfg Config) *Engine {
 	if cfg.Threads == 0 {
 		cfg.Threads = runtime.NumCPU()
 	}
-	return &Engine{cfg: cfg, places: make(chan struct{}, 2)}
+	return &Engine{cfg: cfg, places: make(chan struct{}, 2), runs: make(chan struct{}, min(cfg.Threads, maxRuns))}
 }
 
 func defaultDir() string {
@@ -92,21 +96,23 @@ func (e *Engine) Ready() error {
 }
 
 func (e *Engine) load() error {
-	open := func(pattern string) (*ort.Session, error) {
+	open := func(pattern string, threads int) (*ort.Session, error) {
 		files, err := filepath.Glob(filepath.Join(e.cfg.Dir, pattern))
 		if err != nil || len(files) == 0 {
 			return nil, clara.Errorf(clara.State, "load OCR: no %s in %s; run `scripts/deps.sh ocr`", pattern, e.cfg.Dir)
 		}
-		return ort.Open(files[0], ort.Options{Threads: e.cfg.Threads, Provider: ort.CPU})
+		return ort.Open(files[0], ort.Options{Threads: threads, Provider: ort.CPU})
 	}
 	var err error
-	if e.det, err = open(detFile); err != nil {
+	if e.det, err = open(detFile, e.cfg.Threads); err != nil {
 		return err
 	}
-	if e.rec, err = open(recFile); err != nil {
+	// Lines are many: several runs of one thread each cost two thirds of one run after another with all threads, which wait
+	// for each other in every layer.
+	if e.rec, err = open(recFile, 1); err != nil {
 		return err
 	}
-	if e.cls, err = open(clsFile); err != nil {
+	if e.cls, err = open(clsFile, e.cfg.Threads); err != nil {
 		return err
 	}
 	chars, ok, err := e.rec.Metadata("character")

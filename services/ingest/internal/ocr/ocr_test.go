@@ -2,6 +2,7 @@ package ocr_test
 
 import (
 	"context"
+	"fmt"
 	"image"
 	"image/color"
 	"image/draw"
@@ -116,4 +117,21 @@ func TestLongLinesUpsideDown(t *testing.T) {
 	}
 	// Places are those on the picture as it came: the first line is its last.
 	assert.Greater(t, lines[0].Corners[0].Y, lines[2].Corners[0].Y)
+}
+
+// Lines are read in batches, several at once: none is lost, and they come from top to bottom.
+func TestManyLines(t *testing.T) {
+	e := ocr.New(ocr.Config{Threads: 3})
+	defer e.Close()
+	partstest.Fetched(t, e.Ready())
+	var want []string
+	for i := range 20 {
+		want = append(want, fmt.Sprintf("Berth %d%s", 100+7*i, strings.Repeat(" holds a barge", i%3)))
+	}
+	lines, err := e.Recognize(context.Background(), drawn(t, want...))
+	require.NoError(t, err)
+	require.Len(t, lines, len(want))
+	for i, l := range lines {
+		assert.Equal(t, strings.ReplaceAll(want[i], " ", ""), strings.ReplaceAll(l.Text, " ", ""))
+	}
 }

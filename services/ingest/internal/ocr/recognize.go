@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/clara-suite/clara/libs/infer/ort"
 )
 
@@ -14,6 +16,8 @@ const (
 	recHeight = 48
 	recBatch  = 6
 	recWidest = 3200
+	// recPixels bounds the width of a batch's lines together, and so the memory of its probabilities: 70 MB.
+	recPixels = 8000
 	clsWidth  = 192
 	clsSample = 9
 )
@@ -48,7 +52,7 @@ func (e *Engine) upsideDown(p *pixmap, quads []quad) (bool, error) {
 	return down*3 > len(qs)*2, nil
 }
 
-// read recognises the lines, those of like width together.
+// read recognises the lines, those of like width together, several batches at once.
 func (e *Engine) read(ctx context.Context, p *pixmap, quads []quad) ([]Line, error) {
 	width := func(q quad) int {
 		return min(max(int(math.Ceil(recHeight*q.width()/max(q.height(), 1))), 16), recWidest)
@@ -62,36 +66,59 @@ func (e *Engine) read(ctx context.Context, p *pixmap, quads []quad) ([]Line, err
 		qs = append(qs, q)
 	}
 	slices.SortStableFunc(qs, func(a, b quad) int { return cmp.Compare(width(a), width(b)) })
-	var lines []Line
+	var batches [][]quad
 	for len(qs) > 0 {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+		n := 1
+		for n < min(recBatch, len(qs)) && (n+1)*width(qs[n]) <= recPixels {
+			n++
 		}
-		batch := qs[:min(recBatch, len(qs))]
-		qs = qs[len(batch):]
-		w := max(width(batch[len(batch)-1]), 320)
-		in := make([]float32, len(batch)*3*recHeight*w)
-		for i, q := range batch {
-			p.tensor(in[i*3*recHeight*w:], q, width(q), recHeight, w)
-		}
-		out, err := e.rec.Run(map[string]ort.Tensor{e.rec.Inputs()[0].Name: ort.Of(in, int64(len(batch)), 3, recHeight, int64(w))})
-		if err != nil {
-			return nil, err
-		}
-		t := out[e.rec.Outputs()[0].Name]
-		prob, err := ort.Data[float32](t)
-		if err != nil {
-			return nil, err
-		}
-		if len(t.Shape) != 3 {
-			continue
-		}
-		steps, classes := int(t.Shape[1]), int(t.Shape[2])
-		for i, q := range batch {
-			text, score := e.decode(prob[i*steps*classes:(i+1)*steps*classes], classes)
-			if text != "" && score >= e.cfg.MinScore {
-				lines = append(lines, Line{Text: text, Corners: q, Score: score})
+		batches = append(batches, qs[:n])
+		qs = qs[n:]
+	}
+	parts := make([][]Line, len(batches))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(cap(e.runs))
+	for i, batch := range batches {
+		g.Go(func() error {
+			select {
+			case e.runs <- struct{}{}:
+				defer func() { <-e.runs }()
+			case <-ctx.Done():
+				return ctx.Err()
 			}
+			var err error
+			parts[i], err = e.readBatch(p, batch, width)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.Concat(parts...), nil
+}
+
+// readBatch recognises some lines in one run.
+func (e *Engine) readBatch(p *pixmap, batch []quad, width func(quad) int) ([]Line, error) {
+	w := max(width(batch[len(batch)-1]), 320)
+	in := make([]float32, len(batch)*3*recHeight*w)
+	for i, q := range batch {
+		p.tensor(in[i*3*recHeight*w:], q, width(q), recHeight, w)
+	}
+	out, err := e.rec.Run(map[string]ort.Tensor{e.rec.Inputs()[0].Name: ort.Of(in, int64(len(batch)), 3, recHeight, int64(w))})
+	if err != nil {
+		return nil, err
+	}
+	t := out[e.rec.Outputs()[0].Name]
+	prob, err := ort.Data[float32](t)
+	if err != nil || len(t.Shape) != 3 {
+		return nil, err
+	}
+	var lines []Line
+	steps, classes := int(t.Shape[1]), int(t.Shape[2])
+	for i, q := range batch {
+		text, score := e.decode(prob[i*steps*classes:(i+1)*steps*classes], classes)
+		if text != "" && score >= e.cfg.MinScore {
+			lines = append(lines, Line{Text: text, Corners: q, Score: score})
 		}
 	}
 	return lines, nil

@@ -362,6 +362,9 @@ type worker struct {
 	pages  *pageReader
 }
 
+// ocrPatience is how many times the limit of a page recognising its text may take.
+const ocrPatience = 5
+
 // freshAfter is the memory, in bytes, with which an instance is exchanged for a
 // new one: what one page took is never given back by it.
 const freshAfter = 256 << 20
@@ -436,8 +439,8 @@ func (w *worker) read(index int) (l *layout, images []imageData, err error) {
 	})
 	if in.err == nil && page != 0 {
 		l = arrange(s)
-		// Recognition has its own time: a page of a scan takes seconds.
-		ctx, cancel := context.WithTimeout(w.ctx, w.opts.Limits.PageTimeout)
+		// Recognition has its own time: a dense page takes ten seconds of two cores, more where others work beside it.
+		ctx, cancel := context.WithTimeout(w.ctx, ocrPatience*w.opts.Limits.PageTimeout)
 		l, images = w.pages.finish(ctx, w.reading, page, s, l)
 		cancel()
 	}
