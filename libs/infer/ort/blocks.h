@@ -1,7 +1,7 @@
 // Products with matrices in blocks of 4 or 8 bits, in C for each width of vectors: blocks_jobs.h is compiled once for each.
 //
-// A matrix [out, in] is held in panels of PANEL rows, which are read in one go: for each group the codes, PANEL rows side
-// by side, then the groups' scales and shifts. A vector of codes has a word of 32 bits for each row: four codes of 8 bits,
+// A matrix [out, in] is held in panels of PANEL rows, which are read in one go: for each group, or pair of groups, a head of
+// scales and shifts, and the codes, PANEL rows side by side. A vector of codes has a word of 32 bits for each row: four codes of 8 bits,
 // or eight of 4 of which byte j holds the j-th and the (4+j)-th. So no sum crosses a vector, and one form serves both
 // products with float32 as it is and with numbers that are rounded to 8 bits a group.
 #pragma once
@@ -14,13 +14,17 @@ enum { PANEL = 16, LINE = 64 };
 typedef struct {
 	int64_t out, in, group;
 	int32_t bits;
-	int32_t halves;  // scales and shifts are halves, shifts as what is left of them without zero * scale; else floats
+	int32_t halves;  // scales and shifts are halves, two groups to a head, and shifts are less zero * scale; else floats
 	int32_t shifted;
-	int64_t scales, shifts, panel; // where they begin in a panel, and its bytes
+	int64_t head, codes, stride, panel; // bytes of the head, of a group's codes, of all that goes with a head, and of a panel
 	uint8_t *at;                   // bytes() of them, at a LINE
 } matrix;
 
 static inline int64_t panels(const matrix *m) { return (m->out + PANEL - 1) / PANEL; }
+// The head of group g in a panel, and its codes there.
+static inline uint8_t *head_of(const matrix *m, uint8_t *panel, int64_t g) { return panel + (g >> m->halves) * m->stride; }
+static inline uint8_t *codes_of(const matrix *m, uint8_t *head, int64_t g) { return head + m->head + (g & m->halves) * m->codes; }
+
 static inline int64_t bytes(const matrix *m) { return panels(m) * m->panel; }
 
 // source is a matrix as files have it: codes [out, in/group, group*bits/8], scale and, or NULL, shift [out, in/group]. One

@@ -77,27 +77,26 @@ TARGET void NAME(lay_rounded)(void *call, size_t tile) {
 		}
 }
 
-// scale_of and shift_of are those of group g for the rows of a panel from h on.
-INLINE V scale_of(const matrix *m, const uint8_t *panel, int64_t g, int h) {
-	const uint8_t *at = panel + m->scales;
-	return m->halves ? HALVES(at + (g * PANEL + h) * 2) : LOAD((const float *)at + g * PANEL + h);
+// scale_of and shift_of are those of group g, whose head this is, for the rows of a panel from h on.
+INLINE V scale_of(const matrix *m, const uint8_t *head, int64_t g, int h) {
+	return m->halves ? HALVES(head + ((g & 1) * PANEL + h) * 2) : LOAD((const float *)head + h);
 }
 
-INLINE V shift_of(const matrix *m, const uint8_t *panel, int64_t g, int h, V scale) {
-	const uint8_t *at = panel + m->shifts;
-	return m->halves ? FMA(scale, SET1(m->bits == 4 ? 8 : 128), HALVES(at + (g * PANEL + h) * 2)) : LOAD((const float *)at + g * PANEL + h);
+INLINE V shift_of(const matrix *m, const uint8_t *head, int64_t g, int h, V scale) {
+	return m->halves ? FMA(scale, SET1(m->bits == 4 ? 8 : 128), HALVES(head + LINE + ((g & 1) * PANEL + h) * 2)) : LOAD((const float *)(head + LINE) + h);
 }
 
 // A panel by a tile: rows, bits and the vectors of a group are constants where it is inlined.
-INLINE void rounded(const int rows, const int bits, const int vectors, const matrix *m, const uint8_t *panel, const uint8_t *tile, float *y, int64_t ldy) {
+INLINE void rounded(const int rows, const int bits, const int vectors, const matrix *m, uint8_t *panel, const uint8_t *tile, float *y, int64_t ldy) {
 	int64_t groups = m->in / m->group;
 	const int words = vectors * (bits == 4 ? 2 : 1); // of four numbers, in a group
 	for (int h = 0; h < PANEL; h += W) {
 		const int32_t *x = (const int32_t *)tile, *rest = x + groups * words * rows;
-		const uint8_t *codes = panel + h * 4;
 		V sum[MOST];
 		EACH sum[r] = SET1(0);
 		for (int64_t g = 0; g < groups; g++) {
+			uint8_t *head = head_of(m, panel, g), *codes = codes_of(m, head, g) + h * 4;
+			PREFETCH(head);
 			I dot[MOST];
 			EACH dot[r] = ISET1(rest[r]);
 			_Pragma("GCC unroll 8") for (int v = 0; v < vectors; v++) {
@@ -114,10 +113,10 @@ INLINE void rounded(const int rows, const int bits, const int vectors, const mat
 					x += rows;
 				}
 			}
-			V scale = scale_of(m, panel, g, h);
+			V scale = scale_of(m, head, g, h);
 			EACH sum[r] = FMA(FLOAT(dot[r]), MUL(scale, SET1(((const float *)rest)[rows + r])), sum[r]);
 			if (m->shifted) {
-				V shift = shift_of(m, panel, g, h, scale);
+				V shift = shift_of(m, head, g, h, scale);
 				EACH sum[r] = FMA(shift, SET1(((const float *)rest)[2 * rows + r]), sum[r]);
 			}
 			rest += 3 * rows;
@@ -126,15 +125,16 @@ INLINE void rounded(const int rows, const int bits, const int vectors, const mat
 	}
 }
 
-INLINE void exact(const int rows, const int bits, const int vectors, const matrix *m, const uint8_t *panel, const uint8_t *tile, float *y, int64_t ldy) {
+INLINE void exact(const int rows, const int bits, const int vectors, const matrix *m, uint8_t *panel, const uint8_t *tile, float *y, int64_t ldy) {
 	int64_t groups = m->in / m->group;
 	TABLES;
 	for (int h = 0; h < PANEL; h += W) {
 		const float *x = (const float *)tile, *sums = x + m->in * rows;
-		const uint8_t *codes = panel + h * 4;
 		V sum[MOST];
 		EACH sum[r] = SET1(0);
 		for (int64_t g = 0; g < groups; g++) {
+			uint8_t *head = head_of(m, panel, g), *codes = codes_of(m, head, g) + h * 4;
+			PREFETCH(head);
 			V dot[MOST];
 			EACH dot[r] = SET1(0);
 			_Pragma("GCC unroll 8") for (int v = 0; v < vectors; v++) {
@@ -148,10 +148,10 @@ INLINE void exact(const int rows, const int bits, const int vectors, const matri
 				}
 				x += 32 / bits * rows;
 			}
-			V scale = scale_of(m, panel, g, h);
+			V scale = scale_of(m, head, g, h);
 			EACH sum[r] = FMA(dot[r], scale, sum[r]);
 			if (m->shifted) {
-				V shift = shift_of(m, panel, g, h, scale);
+				V shift = shift_of(m, head, g, h, scale);
 				EACH sum[r] = FMA(shift, SET1(sums[g * rows + r]), sum[r]);
 			}
 		}
@@ -159,11 +159,11 @@ INLINE void exact(const int rows, const int bits, const int vectors, const matri
 	}
 }
 
-typedef void (*NAME(panel_job))(const matrix *, const uint8_t *, const uint8_t *, float *, int64_t);
+typedef void (*NAME(panel_job))(const matrix *, uint8_t *, const uint8_t *, float *, int64_t);
 
 // One of each for the groups that there are: 32 of 4 and 8 bits, 16 of either.
 #define PANEL_JOB(how, rows, bits, vectors)                                                                                                     \
-	TARGET static void how##_##rows##_##bits##_##vectors(const matrix *m, const uint8_t *panel, const uint8_t *tile, float *y, int64_t ldy) { \
+	TARGET static void how##_##rows##_##bits##_##vectors(const matrix *m, uint8_t *panel, const uint8_t *tile, float *y, int64_t ldy) { \
 		how(rows, bits, vectors, m, panel, tile, y, ldy);                                                                                  \
 	}
 #define PANEL_JOBS(how, rows) PANEL_JOB(how, rows, 4, 4) PANEL_JOB(how, rows, 8, 8) PANEL_JOB(how, rows, 4, 2) PANEL_JOB(how, rows, 8, 4)
@@ -189,7 +189,7 @@ static void multiply(const product_call *t, size_t job, const NAME(panel_job) jo
 	for (int64_t p = from; p < to; p++)
 		for (int64_t i = chunk; i < tiles; i++) {
 			int64_t row = first_row(t, i), rows = first_row(t, i + 1) - row, cols = N - p * PANEL;
-			const uint8_t *panel = m->at + p * m->panel, *tile = t->room + i * t->tile;
+			uint8_t *panel = m->at + p * m->panel, *tile = t->room + i * t->tile;
 			float *y = t->y + row * N + p * PANEL;
 			if (cols >= PANEL) {
 				jobs[rows - 1][form](m, panel, tile, y, N);
@@ -208,13 +208,14 @@ TARGET static void spread(const matrix *m, int64_t p, int64_t from, int64_t to, 
 	TABLES;
 	for (int c = 0; c < COLUMNS; c += PANEL, p++) {
 		if (p >= panels(m)) p--; // columns that nobody looks at
-		const uint8_t *panel = m->at + p * m->panel;
+		uint8_t *panel = m->at + p * m->panel;
 		for (int h = 0; h < PANEL; h += W) {
 			float *to_column = w + c + h;
 			for (int64_t g = from / m->group; g < to / m->group; g++) {
-				V scale = scale_of(m, panel, g, h), shift = m->shifted ? shift_of(m, panel, g, h, scale) : SET1(0);
-				for (int64_t v = g * vectors; v < (g + 1) * vectors; v++) {
-					I word = ILOAD(panel + v * LINE + h * 4);
+				uint8_t *head = head_of(m, panel, g), *codes = codes_of(m, head, g) + h * 4;
+				V scale = scale_of(m, head, g, h), shift = m->shifted ? shift_of(m, head, g, h, scale) : SET1(0);
+				for (int64_t v = 0; v < vectors; v++) {
+					I word = ILOAD(codes + v * LINE);
 					if (m->bits == 4) {
 						_Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) STORE(to_column + (i / 2 + 4 * (i & 1)) * COLUMNS, FMA(CODE4(word, i), scale, shift));
 					} else {

@@ -43,10 +43,10 @@ int plan_blocks(const source *s, matrix *m) {
 	} else {
 		m->halves = is_half(s->scale, n) && (!s->shift || rests_are_half(s->shift, s->scale, n, s->bits));
 	}
-	int64_t numbers = groups * PANEL * (m->halves ? 2 : 4);
-	m->scales = s->in * PANEL * s->bits / 8;
-	m->shifts = m->scales + numbers;
-	m->panel = (m->shifts + m->shifted * numbers + LINE - 1) / LINE * LINE;
+	m->head = LINE * (1 + m->shifted);
+	m->codes = PANEL * s->group * s->bits / 8;
+	m->stride = m->head + m->codes * (1 + m->halves);
+	m->panel = (groups + m->halves) / (1 + m->halves) * m->stride;
 	return 1;
 }
 
@@ -68,17 +68,18 @@ static uint32_t word16(const uint8_t *p) {
 	return x;
 }
 
-HALF static void put(const matrix *m, uint8_t *panel, int64_t at, int64_t i, float x) {
+// put stores a scale or shift of group g and row r.
+HALF static void put(const matrix *m, uint8_t *numbers, int64_t g, int64_t r, float x) {
 	if (m->halves) {
 		uint16_t half = _cvtss_sh(x, 0);
-		memcpy(panel + at + i * 2, &half, 2);
+		memcpy(numbers + ((g & 1) * PANEL + r) * 2, &half, 2);
 	} else {
-		memcpy(panel + at + i * 4, &x, 4);
+		memcpy(numbers + r * 4, &x, 4);
 	}
 }
 
 void lay_blocks(const source *s, const matrix *m) {
-	int64_t groups = s->in / s->group, words = s->in * s->bits / 32; // a row's
+	int64_t groups = s->in / s->group, words = s->in * s->bits / 32, each = words / groups; // of a row, and of a group
 	for (int64_t p = 0; p < panels(m); p++) {
 		uint8_t *panel = m->at + p * m->panel;
 		memset(panel, 0, m->panel);
@@ -87,6 +88,7 @@ void lay_blocks(const source *s, const matrix *m) {
 			int64_t n = p * PANEL + r;
 			const uint8_t *codes = s->codes + n * words * (s->halved ? 2 : 4), *low = codes + s->out * words * 2;
 			for (int64_t i = 0; i < words; i++) {
+				int64_t g = i / each;
 				uint32_t w;
 				if (s->halved) {
 					w = apart(word16(codes + 2 * i)) << 4 | apart(word16(low + 2 * i));
@@ -94,15 +96,16 @@ void lay_blocks(const source *s, const matrix *m) {
 					w = word32(codes + 4 * i);
 					if (s->bits == 4) w = apart(w & 0xFFFF) | apart(w >> 16) << 4;
 				}
-				memcpy(panel + (i * PANEL + r) * 4, &w, 4);
+				memcpy(codes_of(m, head_of(m, panel, g), g) + (i % each * PANEL + r) * 4, &w, 4);
 			}
 			for (int64_t g = 0; g < groups; g++) {
 				float scale = s->scale[(n + (s->halved ? s->out : 0)) * groups + g];
-				put(m, panel, m->scales, g * PANEL + r, scale);
+				uint8_t *head = head_of(m, panel, g);
+				put(m, head, g, r, scale);
 				if (!m->shifted) continue;
 				float shift = s->shift[n * groups + g];
 				if (s->halved) shift -= 8 * scale;
-				put(m, panel, m->shifts, g * PANEL + r, m->halves ? rest_of(shift, scale, s->bits) : shift);
+				put(m, head + LINE, g, r, m->halves ? rest_of(shift, scale, s->bits) : shift);
 			}
 		}
 	}
