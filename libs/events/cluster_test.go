@@ -104,6 +104,16 @@ func TestCluster(t *testing.T) {
 		_, err = s.Put(ctx, "late", &ingestv1.Document{})
 		require.NoError(t, err)
 	}
+
+	// A command whose settings know of no copies leaves those that there are.
+	cfg := c.Config()
+	cfg.Replicas = 0
+	careless, err := events.Connect(ctx, cfg, events.Options{Topology: quick()})
+	require.NoError(t, err)
+	openStore(t, careless)
+	require.NoError(t, careless.Close(ctx))
+	assert.Equal(t, 3, c.Copies("CLARA_EVENTS"))
+	assert.Equal(t, 3, c.Copies("KV_clara_attempts"))
 }
 
 // latest is the record that was changed last.

@@ -223,6 +223,9 @@ func (c *Conn) dial(ctx context.Context, cfg Config, opts Options) error {
 // declare makes streams, consumers and the record of attempts, or brings them up to date.
 func (c *Conn) declare(ctx context.Context) error {
 	t := c.topology
+	if err := c.keepCopies(ctx); err != nil {
+		return err
+	}
 	stream, err := c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: t.Stream, Description: "events of the suite", Subjects: t.subjects(),
 		Retention: jetstream.InterestPolicy, Storage: jetstream.FileStorage, Replicas: c.replicas,
@@ -255,7 +258,24 @@ func (c *Conn) declare(ctx context.Context) error {
 	return nil
 }
 
-// wrapDeclared is wrap that says so where there are fewer servers than copies.
+// keepCopies sees to it that a client whose settings ask for fewer copies than there are, such as a command that was given
+// none, takes none away.
+func (c *Conn) keepCopies(ctx context.Context) error {
+	stream, err := c.js.Stream(ctx, c.topology.Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return c.wrapDeclared(ctx, err, "look up stream %s", c.topology.Stream)
+	}
+	if n := stream.CachedInfo().Config.Replicas; n > c.replicas {
+		c.log.Info("streams keep the copies that they have", "copies", n, "asked", c.replicas)
+		c.replicas = n
+	}
+	return nil
+}
+
+// wrapDeclared is wrap that says so where there are fewer servers than copies, or too few to choose a leader.
 func (c *Conn) wrapDeclared(ctx context.Context, err error, format string, args ...any) error {
 	var api *jetstream.APIError
 	switch {
@@ -264,6 +284,8 @@ func (c *Conn) wrapDeclared(ctx context.Context, err error, format string, args 
 		return clara.Errorf(clara.Invalid, "%s: NATS is a single server, which keeps one copy, not %d: set CLARA_NATS_REPLICAS=1, or make it a cluster", fmt.Sprintf(format, args...), c.replicas)
 	case api.ErrorCode == noSuitablePeers:
 		return clara.Errorf(clara.Unavailable, "%s: the NATS cluster has fewer servers up than the %d copies of CLARA_NATS_REPLICAS (%w): start more, or set fewer", fmt.Sprintf(format, args...), c.replicas, err)
+	case api.ErrorCode == noLeader:
+		return clara.Errorf(clara.Unavailable, "%s: the NATS cluster has no leader (%w): the majority of its servers must run, and all of them when it starts for the first time", fmt.Sprintf(format, args...), err)
 	}
 	return wrap(ctx, err, format, args...)
 }
@@ -278,6 +300,8 @@ func (c *Conn) Err() error {
 
 // Close waits for what was sent to arrive, as long as ctx allows, and closes the connection.
 func (c *Conn) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, persistFor) // a flush needs an end
+	defer cancel()
 	err := c.nc.FlushWithContext(ctx)
 	c.nc.Close()
 	if err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
@@ -342,6 +366,7 @@ func kindOf(err error) clara.Kind {
 const (
 	insufficientResources = 10023 // storage that is used up, or servers that are away
 	replicasNotSupported  = 10074 // copies in a server without a cluster
+	noLeader              = 10008 // the majority of the servers is away
 	noSuitablePeers       = 10005 // more copies than servers
 	storeFailed           = 10077 // a write to disk that failed
 	beingStored           = 10158 // a message with the same id is on its way

@@ -36,6 +36,7 @@ func NewOutbox[T proto.Message](c *Conn, s *Store[T], owed func(T) []proto.Messa
 func (o *Outbox[T]) Create(ctx context.Context, key string, v T) (uint64, error) {
 	rev, err := o.Store.Create(ctx, key, v)
 	if err != nil {
+		o.doubt(key, err)
 		return 0, err
 	}
 	return o.pay(ctx, key, v, rev), nil
@@ -46,6 +47,7 @@ func (o *Outbox[T]) Create(ctx context.Context, key string, v T) (uint64, error)
 func (o *Outbox[T]) Update(ctx context.Context, key string, v T, revision uint64) (uint64, error) {
 	rev, err := o.Store.Update(ctx, key, v, revision)
 	if err != nil {
+		o.doubt(key, err)
 		return 0, err
 	}
 	return o.pay(ctx, key, v, rev), nil
@@ -60,6 +62,7 @@ func (o *Outbox[T]) Modify(ctx context.Context, key string, change func(T) error
 		return err
 	})
 	if err != nil || !stored {
+		o.doubt(key, err)
 		return e, err
 	}
 	e.Revision = o.pay(ctx, key, e.Value, e.Revision)
@@ -70,6 +73,7 @@ func (o *Outbox[T]) Modify(ctx context.Context, key string, change func(T) error
 func (o *Outbox[T]) Put(ctx context.Context, key string, v T) (uint64, error) {
 	rev, err := o.Store.Put(ctx, key, v)
 	if err != nil {
+		o.doubt(key, err)
 		return 0, err
 	}
 	return o.pay(ctx, key, v, rev), nil
@@ -103,6 +107,13 @@ func (o *Outbox[T]) pay(ctx context.Context, key string, v T, rev uint64) uint64
 		o.remember(key)
 	}
 	return rev
+}
+
+// doubt has a record looked at whose write did not answer: it may be stored, with debts that nobody pays before the next scan.
+func (o *Outbox[T]) doubt(key string, err error) {
+	if clara.KindOf(err) == clara.Unavailable || clara.IsContext(err) {
+		o.remember(key)
+	}
 }
 
 func (o *Outbox[T]) remember(key string) {

@@ -208,3 +208,26 @@ func TestAnnounceReachesListeners(t *testing.T) {
 		}
 	}, "must arrive")
 }
+
+// A write whose answer was lost may have stored the record, with what it owes: that is paid without waiting for a scan.
+func TestOutboxLooksAfterWritesWithoutAnAnswer(t *testing.T) {
+	conn := natstest.Start(t).Connect(events.Options{})
+	var calls atomic.Int32
+	consume(t, conn, handler{handle: func(context.Context, *eventv1.DocumentReady) error { calls.Add(1); return nil }}, fast)
+	box := outbox(t, conn)
+	_, err := box.Store.Put(t.Context(), "handbook.d0", owing(0))
+	require.NoError(t, err)
+	stop, cancel := context.WithCancel(t.Context())
+	running := make(chan struct{})
+	go func() { defer close(running); _ = box.Run(stop) }()
+	defer func() { cancel(); <-running }()
+	eventually(t, func() bool { return calls.Load() == 1 }, "the scan at the start")
+
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	_, err = box.Create(gone, "handbook.d1", owing(1))
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = box.Store.Put(t.Context(), "handbook.d1", owing(1)) // as the server may have done
+	require.NoError(t, err)
+	eventually(t, func() bool { return calls.Load() == 2 }, "must be published")
+}

@@ -125,6 +125,17 @@ func (c *Cluster) Leader(stream string) int {
 	return leader
 }
 
+// Copies returns how many of the servers that run keep a stream.
+func (c *Cluster) Copies(stream string) int {
+	copies := 0
+	for _, n := range c.nodes {
+		if n.srv != nil && n.srv.JetStreamIsStreamAssigned(server.DEFAULT_GLOBAL_ACCOUNT, stream) {
+			copies++
+		}
+	}
+	return copies
+}
+
 // URL names all servers.
 func (c *Cluster) URL() string {
 	var urls []string
