@@ -178,7 +178,7 @@ func (e *Engine) HasRole(r Role) bool {
 
 // MemoryUse is what an engine holds, in bytes.
 type MemoryUse struct {
-	Weights  int64 // files of weights; the runtime keeps a packed copy of about that size
+	Weights  int64 // files of weights; a packed copy of about that size is held, of blocks that precisions share one where products of ours take them
 	Table    int64 // embedding table, mapped from its file
 	Adapters int64
 	Cache    int64 // reserved for keys and values: Streams x Context tokens; touched pages only count as resident

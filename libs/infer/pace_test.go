@@ -55,22 +55,25 @@ func TestRoom(t *testing.T) {
 		name             string
 		running, patient int
 		waiting          int
-		quiet            time.Duration // ago
+		quiet, refused   time.Duration // ago
 		prompt           int
 		busy             bool
 	}{
-		{"alone", 0, 0, 0, time.Hour, 200, false},
-		{"beside a few", 2, 0, 0, time.Hour, 200, false},
-		{"beside many", 7, 0, 0, time.Hour, 200, true},
-		{"in a burst", 7, 0, 0, time.Millisecond, 200, false},
-		{"in a burst, no row left", 8, 0, 0, time.Millisecond, 200, true},
-		{"others wait", 8, 0, 3, time.Hour, 200, true},
-		{"beside patient ones only", 7, 7, 0, time.Hour, 200, false},
-		{"a long prompt", 5, 0, 0, time.Hour, 4000, false},
+		{"alone", 0, 0, 0, time.Hour, time.Hour, 200, false},
+		{"beside a few", 2, 0, 0, time.Hour, time.Hour, 200, false},
+		{"beside many", 7, 0, 0, time.Hour, time.Hour, 200, true},
+		{"in a burst", 7, 0, 0, time.Millisecond, time.Hour, 200, false},
+		{"in a burst, no row left", 8, 0, 0, time.Millisecond, time.Hour, 200, true},
+		{"after a quiet moment under load", 7, 0, 0, time.Millisecond, time.Second, 200, true},
+		{"alone under load", 0, 0, 0, time.Millisecond, time.Millisecond, 200, false},
+		{"others wait", 8, 0, 3, time.Hour, time.Hour, 200, true},
+		{"beside patient ones only", 7, 7, 0, time.Hour, time.Hour, 200, false},
+		{"a long prompt", 5, 0, 0, time.Hour, time.Hour, 4000, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := known()
 			s.running, s.hurried, s.quiet = c.running, c.running-c.patient, at.Add(-c.quiet)
+			s.refused = at.Add(-c.refused)
 			s.waiting = make([]*stream, c.waiting)
 			err := s.room(c.prompt, 128, at)
 			if !c.busy {

@@ -107,6 +107,7 @@ type scheduler struct {
 	hurried       int       // of running, those that are not patient
 	reserved      int       // places of requests that are to come
 	quiet         time.Time // when there was last room without end
+	refused       time.Time // when a request was last refused for what it would take
 	hurry         time.Time // when the last request came that is not patient
 	closing       bool
 	abort         bool
@@ -134,8 +135,11 @@ var share = [3]time.Duration{asked: 1, calm: 4}
 const (
 	// grace is what an answer may be held up in any case, and half of it a text.
 	grace = 500 * time.Millisecond
-	// burst is how long after a quiet moment all rows are given out, whatever that makes of them.
+	// burst is how long after a quiet moment all rows are given out, whatever that makes of them. Not while load lasts: there are
+	// quiet moments then too, between what was admitted.
 	burst = time.Second
+	// lasting is how long load is taken to last after a request was refused.
+	lasting = 30 * time.Second
 	// spread is how much longer than expected the slowest of a hundred requests is held up: what is expected is a mean.
 	spread = 1.3
 	// attentive is how long after a request patient ones leave room for the next.
@@ -203,7 +207,7 @@ func (s *scheduler) queueable(tokens int) error {
 func (s *scheduler) room(prompt, limit int, now time.Time) error {
 	waiting := len(s.waiting) + s.reserved
 	others := s.hurried + waiting
-	if others == 0 || others < s.opts.Streams && now.Sub(s.quiet) < burst {
+	if others == 0 || others < s.opts.Streams && now.Sub(s.quiet) < burst && now.Sub(s.refused) > lasting {
 		return nil
 	}
 	alone, beside := s.pace.expect(prompt, limit, s.running, waiting, s.opts.Streams)
@@ -211,6 +215,7 @@ func (s *scheduler) room(prompt, limit int, now time.Time) error {
 	if held <= max(grace, time.Duration((s.opts.Slowdown-1)*float64(alone))) {
 		return nil
 	}
+	s.refused = now
 	return clara.BusyError(min(max(beside/time.Duration(s.opts.Streams), 100*time.Millisecond), time.Minute),
 		"generate: %d requests are running and %d waiting; an answer would take up to %.1f times as long as alone, the limit is %g",
 		s.running, waiting, float64(alone+held)/float64(alone), s.opts.Slowdown)

@@ -24,7 +24,7 @@
 #define LOW4(w) _mm256_and_si256(w, _mm256_set1_epi8(15))
 #define HIGH4(w) _mm256_and_si256(_mm256_srli_epi32(w, 4), _mm256_set1_epi8(15))
 #define PREFETCH(p) _mm_prefetch((const char *)(p) + AHEAD, _MM_HINT_T0)
-#define AHEAD 2048
+#define AHEAD 4096
 
 // Pairs are added in 16 bits: codes of 8 bits less 128 give their sign to the other number, so that none is lost.
 #define UNSIGNED8 0

@@ -27,7 +27,7 @@
 #define DOT4(sum, w, x) _mm512_dpbusd_epi32(sum, w, x)
 #define DOT8(sum, w, x) _mm512_dpbusd_epi32(sum, w, x)
 #define PREFETCH(p) _mm_prefetch((const char *)(p) + AHEAD, _MM_HINT_T0)
-#define AHEAD 2048
+#define AHEAD 4096
 
 // A code of 4 bits is looked up; one of 8 becomes the last places of 2^23.
 #define TABLES __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
