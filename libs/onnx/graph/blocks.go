@@ -25,6 +25,9 @@ type Blocks struct {
 type Weight struct {
 	File
 	Raw []byte
+
+	dtype DType
+	shape []int64
 }
 
 // length is that of its bytes.
@@ -35,6 +38,11 @@ func (w Weight) length() int64 { return max(w.Length, int64(len(w.Raw))) }
 // matrix by, or ok = false for one that is to stay as it is. It returns the model with how many were moved.
 // Errors: those of hold, Corrupt for what is not a model.
 func MoveBlocks(model []byte, domain string, hold func(Blocks) (id int64, ok bool, err error)) ([]byte, int, error) {
+	return move(model, domain, func(m *mover) error { return m.moveBlocks(domain, hold) })
+}
+
+// move has products of a model moved by find, and returns it with how many were.
+func move(model []byte, domain string, find func(*mover) error) ([]byte, int, error) {
 	_, outputs, err := Inspect(model)
 	if err != nil {
 		return nil, 0, err
@@ -47,7 +55,7 @@ func MoveBlocks(model []byte, domain string, hold func(Blocks) (id int64, ok boo
 	out, err := rewrite(model, func(f protowire.Number, raw, v []byte) ([]byte, error) {
 		switch f {
 		case 7: // ModelProto.graph
-			g, err := m.graph(v, domain, hold)
+			g, err := m.graph(v, find)
 			return message(nil, 7, g), err
 		case 8: // opset_import
 			return raw, fields(v, func(f protowire.Number, v []byte) error {
@@ -76,7 +84,7 @@ type mover struct {
 	instead map[int][]byte
 }
 
-func (m *mover) graph(g []byte, domain string, hold func(Blocks) (int64, bool, error)) ([]byte, error) {
+func (m *mover) graph(g []byte, find func(*mover) error) ([]byte, error) {
 	err := fields(g, func(f protowire.Number, v []byte) error {
 		switch f {
 		case 1: // GraphProto.node
@@ -99,27 +107,8 @@ func (m *mover) graph(g []byte, domain string, hold func(Blocks) (int64, bool, e
 	if err != nil {
 		return nil, err
 	}
-	for i := range m.nodes {
-		b, nodes, ok := m.product(i)
-		if !ok {
-			continue
-		}
-		id, ok, err := hold(b)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			continue
-		}
-		for _, j := range nodes {
-			m.gone[j] = true
-		}
-		exact := 0
-		if b.Exact {
-			exact = 1
-		}
-		last := nodes[len(nodes)-1]
-		m.instead[last] = newNode("BlockProduct", domain, m.nodes[i].in[:1], m.nodes[last].out, [][]byte{attribute(attr{"weights", int(id)}), attribute(attr{"exact", exact})})
+	if err := find(m); err != nil {
+		return nil, err
 	}
 	if len(m.instead) == 0 {
 		return g, nil
@@ -144,6 +133,32 @@ func (m *mover) graph(g []byte, domain string, hold func(Blocks) (int64, bool, e
 		}
 		return raw, nil
 	})
+}
+
+func (m *mover) moveBlocks(domain string, hold func(Blocks) (int64, bool, error)) error {
+	for i := range m.nodes {
+		b, nodes, ok := m.product(i)
+		if !ok {
+			continue
+		}
+		id, ok, err := hold(b)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		for _, j := range nodes {
+			m.gone[j] = true
+		}
+		exact := 0
+		if b.Exact {
+			exact = 1
+		}
+		last := nodes[len(nodes)-1]
+		m.instead[last] = newNode("BlockProduct", domain, m.nodes[i].in[:1], m.nodes[last].out, [][]byte{attribute(attr{"weights", int(id)}), attribute(attr{"exact", exact})})
+	}
+	return nil
 }
 
 // used reports whether something that stays takes it.
@@ -262,10 +277,21 @@ func (m *mover) shift(x, out string) (shift string, product, add int, ok bool) {
 	return f.in[1], product, add, ok && parts.in[0] == x
 }
 
-// readWeight reads a TensorProto of floats or bytes.
+// readWeight reads a TensorProto whose numbers are raw or in a file.
 func readWeight(b []byte) (name string, w Weight, err error) {
 	err = fields(b, func(f protowire.Number, v []byte) error {
 		switch f {
+		case 1: // dims, one or several of them
+			for len(v) > 0 {
+				d, n := protowire.ConsumeVarint(v)
+				if n < 0 {
+					return clara.Errorf(clara.Corrupt, "read model: %w", protowire.ParseError(n))
+				}
+				w.shape, v = append(w.shape, int64(d)), v[n:]
+			}
+		case 2:
+			d, _ := protowire.ConsumeVarint(v)
+			w.dtype = DType(d)
 		case 8:
 			name = string(v)
 		case 9:
