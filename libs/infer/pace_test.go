@@ -124,6 +124,9 @@ func TestPlace(t *testing.T) {
 		places[1].Release()
 		assert.Equal(t, 6, s.reserved)
 	}
+	for _, p := range places[2:7] { // one is left: since one was refused, load lasts, and a burst gets no more than stays within measure
+		p.Release()
+	}
 	_, err = s.reserve(200, 128)
 	require.NoError(t, err)
 	(*Place)(nil).Release()
