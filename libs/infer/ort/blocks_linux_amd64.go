@@ -185,6 +185,9 @@ func (f files) read(w graph.Weight) ([]byte, error) {
 	}
 	all, ok := f.open[w.Path]
 	if !ok {
+		if !filepath.IsLocal(filepath.FromSlash(w.Path)) {
+			return nil, clara.Errorf(clara.Corrupt, "open weights: path %q leaves the model's folder", w.Path)
+		}
 		file, err := os.Open(filepath.Join(f.folder, filepath.FromSlash(w.Path)))
 		if err != nil {
 			return nil, clara.Errorf(clara.Corrupt, "open weights: %w", err)

@@ -7,7 +7,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { DEPTH = 256 };
+#ifndef DEPTH
+#define DEPTH 256
+#endif
+#ifndef AHEAD
+#define AHEAD 0
+#endif
 
 typedef struct {
 	int64_t out, in, width; // width: rows of a panel

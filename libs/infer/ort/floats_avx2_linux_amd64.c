@@ -11,6 +11,7 @@
 #define LOAD(p) _mm256_loadu_ps(p)
 #define STORE(p, v) _mm256_storeu_ps(p, v)
 #define SET1(x) _mm256_set1_ps(x)
+#define ADD(a, b) _mm256_add_ps(a, b)
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 
 #include "floats_jobs.h"

@@ -1,5 +1,5 @@
 // The jobs of floats.h for one width of vectors. Included by a file that defines
-//   NAME(x), TARGET, V, W (numbers in V), NV (vectors in a row of a tile), MOST (rows of a tile), and LOAD, STORE, SET1, FMA (a*b+c).
+//   NAME(x), TARGET, V, W (numbers in V), NV (vectors in a row of a tile), MOST (rows of a tile), and LOAD, STORE, SET1, ADD, FMA (a*b+c).
 #include <string.h>
 #include "floats.h"
 
@@ -17,14 +17,20 @@ INLINE void strip(const int rows, const int panels, const int add, int64_t depth
 #pragma GCC unroll 16
 		for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-			for (int j = 0; j < NV; j++) sum[p][r][j] = add ? LOAD(y + r * ldy + p * PANEL_ROWS + j * W) : SET1(0);
+			for (int j = 0; j < NV; j++) {
+				sum[p][r][j] = SET1(0);
+				if (j * W % 16 == 0) _mm_prefetch((const char *)(y + r * ldy + p * PANEL_ROWS + j * W), _MM_HINT_T0); // added to at the end
+			}
 #pragma GCC unroll 4
 	for (int64_t k = 0; k < depth; k++) {
 #pragma GCC unroll 8
 		for (int p = 0; p < panels; p++) {
 			V row[NV];
 #pragma GCC unroll 8
-			for (int j = 0; j < NV; j++) row[j] = LOAD(w + p * apart + k * PANEL_ROWS + j * W);
+			for (int j = 0; j < NV; j++) {
+				row[j] = LOAD(w + p * apart + k * PANEL_ROWS + j * W);
+				if (AHEAD && j * W % 16 == 0) _mm_prefetch((const char *)(w + p * apart + k * PANEL_ROWS + j * W) + AHEAD, _MM_HINT_T0);
+			}
 #pragma GCC unroll 16
 			for (int r = 0; r < rows; r++) {
 				V a = SET1(x[r * LENGTH + k]);
@@ -38,7 +44,10 @@ INLINE void strip(const int rows, const int panels, const int add, int64_t depth
 #pragma GCC unroll 16
 		for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-			for (int j = 0; j < NV; j++) STORE(y + r * ldy + p * PANEL_ROWS + j * W, sum[p][r][j]);
+			for (int j = 0; j < NV; j++) {
+				float *to = y + r * ldy + p * PANEL_ROWS + j * W;
+				STORE(to, add ? ADD(LOAD(to), sum[p][r][j]) : sum[p][r][j]);
+			}
 }
 
 #define STRIP(rows, panels)                                         \
