@@ -1,8 +1,11 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -140,12 +143,9 @@ func (b *bucket) watch(ctx context.Context, pattern string) (w jetstream.KeyWatc
 	return w, err
 }
 
-// newest returns the revision of the last change below a pattern, 0 if there was none, or if there is one copy only:
-// watches see all of that. In a cluster they look at any copy, and this is how far it must have come.
+// newest returns the revision of the last change below a pattern, 0 if there was none. Watches look at any copy: this is how
+// far it must have come.
 func (b *bucket) newest(ctx context.Context, pattern string) (uint64, error) {
-	if b.conn.replicas == 1 {
-		return 0, nil
-	}
 	m, err := b.last(ctx, pattern)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, nil
@@ -156,19 +156,36 @@ func (b *bucket) newest(ctx context.Context, pattern string) (uint64, error) {
 	return m.Sequence, nil
 }
 
-// scan calls f with every record that a pattern matches, deletions among them, in the order of their last change, until f
-// returns false. A record that changes meanwhile comes twice; where a server is lost, all may.
+// scan calls f with every record that a pattern matches, in the order of their last change, until f returns false. With
+// one copy a record that changes meanwhile may come twice.
 func (b *bucket) scan(ctx context.Context, pattern string, f func(jetstream.KeyValueEntry) bool) error {
-	return b.conn.persist(ctx, func(try context.Context) error {
+	live := func(e jetstream.KeyValueEntry) bool { return e.Operation() != jetstream.KeyValuePut || f(e) }
+	if b.conn.replicas == 1 {
+		return b.conn.persist(ctx, func(context.Context) error { return b.scanTo(ctx, pattern, 0, live) })
+	}
+	// A copy that lags shows records as they were, and what became of them only then: the last word counts.
+	var last map[string]jetstream.KeyValueEntry
+	err := b.conn.persist(ctx, func(try context.Context) error {
+		last = map[string]jetstream.KeyValueEntry{}
 		target, err := b.newest(try, pattern)
 		if err != nil {
 			return err
 		}
-		return b.scanTo(ctx, pattern, target, f)
+		return b.scanTo(ctx, pattern, target, func(e jetstream.KeyValueEntry) bool { last[e.Key()] = e; return true })
 	})
+	if err != nil {
+		return err
+	}
+	byRevision := func(a, b jetstream.KeyValueEntry) int { return cmp.Compare(a.Revision(), b.Revision()) }
+	for _, e := range slices.SortedFunc(maps.Values(last), byRevision) {
+		if !live(e) {
+			break
+		}
+	}
+	return nil
 }
 
-// scanTo is a scan that goes at least as far as a revision.
+// scanTo calls f with what a watch shows, deletions among it, and goes at least as far as a revision.
 func (b *bucket) scanTo(ctx context.Context, pattern string, target uint64, f func(jetstream.KeyValueEntry) bool) error {
 	w, err := b.watches.Watch(ctx, pattern)
 	if err != nil {
@@ -194,7 +211,10 @@ func (b *bucket) scanTo(ctx context.Context, pattern string, target uint64, f fu
 			}
 		case <-silence.C:
 			// Its server is gone, or the last change has been forgotten since.
-			if now, err := b.newest(ctx, pattern); err != nil || !whole || now > seen {
+			if !whole {
+				return nats.ErrTimeout
+			}
+			if now, err := b.newest(ctx, pattern); err != nil || now > seen {
 				return errors.Join(nats.ErrTimeout, err)
 			}
 			return nil

@@ -112,8 +112,9 @@ func TestCluster(t *testing.T) {
 	require.NoError(t, err)
 	openStore(t, careless)
 	require.NoError(t, careless.Close(ctx))
-	assert.Equal(t, 3, c.Copies("CLARA_EVENTS"))
-	assert.Equal(t, 3, c.Copies("KV_clara_attempts"))
+	for _, stream := range []string{"CLARA_EVENTS", "KV_documents", "KV_clara_attempts"} {
+		eventually(t, func() bool { return c.Copies(stream) == 3 }, "copies of "+stream)
+	}
 }
 
 // latest is the record that was changed last.

@@ -185,7 +185,7 @@ func (s *Store[T]) Scan(ctx context.Context, prefix string) iter.Seq2[Entry[T], 
 			return
 		}
 		err = s.b.scan(ctx, pattern, func(e jetstream.KeyValueEntry) bool {
-			return e.Operation() != jetstream.KeyValuePut || yield(s.entry(e))
+			return yield(s.entry(e))
 		})
 		if err != nil {
 			yield(Entry[T]{}, wrap(ctx, err, "list %s", s.b.name))

@@ -55,9 +55,13 @@ func run() int {
 	defer stop()
 	parsed, err := config.Parse(&p, config.Options{
 		Name: "clara", Description: "Ask a folder of documents. Start with: clara up", Version: telemetry.Version, Args: os.Args[1:],
-		Kong: []kong.Option{kong.Vars{"listen": "127.0.0.1:7400"}, kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(env)},
+		Kong: []kong.Option{kong.Vars{"listen": "127.0.0.1:7400"}, kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(env), kong.Help(cli.Help)},
 	})
 	if err != nil {
+		fmt.Fprintln(os.Stderr, "clara:", err)
+		return 2
+	}
+	if err := cli.CheckFlags(parsed.Kong); err != nil {
 		fmt.Fprintln(os.Stderr, "clara:", err)
 		return 2
 	}

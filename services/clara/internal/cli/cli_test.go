@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -181,4 +182,68 @@ func TestExplainUnreachedService(t *testing.T) {
 	assert.Equal(t, clara.Unavailable, clara.KindOf(err))
 	other := errors.New("other")
 	assert.Equal(t, other, e.Explain(other))
+}
+
+// Flags that do nothing in a command are refused with what is meant, and are not in its help.
+func TestFlagsThatDoNothing(t *testing.T) {
+	type program struct {
+		Services
+		Up      struct{} `cmd:""`
+		Gateway struct {
+			Peer string `name:"to-ingest-addr" default:"x"`
+		} `cmd:""`
+		Docs struct {
+			List struct{} `cmd:""`
+		} `cmd:""`
+		Index struct {
+			Serve struct{} `cmd:""`
+		} `cmd:""`
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+		want string // "": it is taken
+	}{
+		{"gateway", []string{"gateway", "--ingest-addr", "http://a"}, "--to-ingest-addr"},
+		{"before the command", []string{"--trainer-addr", "http://a", "gateway"}, "--to-trainer-addr"},
+		{"up", []string{"up", "--addr", "http://a"}, "--listen"},
+		{"two words", []string{"index", "serve", "--ingest-addr", "http://a"}, "calls no service"},
+		{"meant for the gateway", []string{"gateway", "--to-ingest-addr", "http://a"}, ""},
+		{"a command that calls", []string{"docs", "list", "--ingest-addr", "http://a", "--json"}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var p program
+			k, err := kong.New(&p, kong.Name("clara"))
+			require.NoError(t, err)
+			ctx, err := k.Parse(c.args)
+			require.NoError(t, err)
+			err = CheckFlags(ctx)
+			if c.want == "" {
+				assert.NoError(t, err)
+				return
+			}
+			assert.ErrorContains(t, err, c.want)
+			assert.Equal(t, clara.Invalid, clara.KindOf(err))
+		})
+	}
+	t.Run("shared variables are no fault", func(t *testing.T) {
+		t.Setenv("CLARA_INGEST_ADDR", "http://a")
+		var p program
+		k, err := kong.New(&p, kong.Name("clara"))
+		require.NoError(t, err)
+		ctx, err := k.Parse([]string{"gateway"})
+		require.NoError(t, err)
+		assert.Equal(t, "http://a", p.IngestAddr)
+		assert.NoError(t, CheckFlags(ctx))
+	})
+	t.Run("help", func(t *testing.T) {
+		for command, shown := range map[string]bool{"gateway": false, "docs": true} {
+			var p program
+			var out strings.Builder
+			k, err := kong.New(&p, kong.Name("clara"), kong.Help(Help), kong.Writers(&out, &out), kong.Exit(func(int) {}))
+			require.NoError(t, err)
+			_, _ = k.Parse([]string{command, "--help"}) // it goes on after help where a program would end
+			assert.Equal(t, shown, strings.Contains(out.String(), " --ingest-addr"), out.String())
+		}
+	})
 }
