@@ -16,6 +16,7 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 	ingestv1 "github.com/clara-suite/clara/proto/gen/clara/ingest/v1"
 	"github.com/clara-suite/clara/proto/gen/clara/ingest/v1/ingestv1connect"
+	jobv1 "github.com/clara-suite/clara/proto/gen/clara/job/v1"
 )
 
 // Ingest takes files and folders into a collection.
@@ -46,7 +47,7 @@ func (i *Ingest) Run(ctx context.Context, e *Env) error {
 	var failed []failure
 	for n, f := range files {
 		if _, err := upload(ctx, client, f, collection(i.Collection), job.Name, i.Password); err != nil {
-			if clara.IsContext(err) || ctx.Err() != nil || clara.KindOf(err) == clara.Unavailable {
+			if clara.IsContext(err) || ctx.Err() != nil || clara.KindOf(err) == clara.Unavailable && !e.answers(ctx, job.Name) {
 				i.leave(ctx, e, client, job.Name, n, len(files))
 				return fmt.Errorf("uploading %s (%d of %d): %w", f.label, n+1, len(files), err)
 			}
@@ -59,10 +60,27 @@ func (i *Ingest) Run(ctx context.Context, e *Env) error {
 	if _, ok := isTerminal(e.Err); ok && !e.JSON {
 		fmt.Fprint(e.Err, "\r\x1b[2K")
 	}
-	if job, err = client.FinishIngest(ctx, &ingestv1.FinishIngestRequest{Name: job.Name}); err != nil {
-		return err
+	finished, err := client.FinishIngest(ctx, &ingestv1.FinishIngestRequest{Name: job.Name})
+	if err != nil {
+		for _, f := range failed {
+			fmt.Fprintf(e.Err, "%s: failed: %s\n", oneLine(f.label), oneLine(f.reason))
+		}
+		return fmt.Errorf("%d of %d files were sent: %w", len(files)-len(failed), len(files), err)
 	}
-	return e.follow(ctx, job, i.Detach, failed)
+	return e.follow(ctx, finished, i.Detach, failed)
+}
+
+// answers reports whether the service is there after an upload that it could not take: then the fault is this file's, such as
+// one that is too large for the disk, and the rest goes on.
+func (e *Env) answers(ctx context.Context, job string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	client, err := e.jobs()
+	if err != nil {
+		return false
+	}
+	_, err = client.GetJob(ctx, &jobv1.GetJobRequest{Name: job})
+	return err == nil
 }
 
 // leave ends a job whose files were not all sent, so that it does not wait for the rest, and says what there is.

@@ -43,6 +43,17 @@ func TestFullDisk(t *testing.T) {
 
 	docs := t.TempDir()
 	assert.Contains(t, s.ok("ingest", write(t, docs, "small.md", "# Small\n\nThe quay is long.\n"), "-c", "full"), "1 done")
+	// One that does not fit is told of with its reason, and those beside it go on.
+	mixed := t.TempDir()
+	write(t, mixed, "a.md", "# A\n\nThe first of three.\n")
+	write(t, mixed, "b.txt", strings.Repeat("The quay is long and the ship is late. ", 3*spare/39))
+	write(t, mixed, "c.md", "# C\n\nThe last of three.\n")
+	r := s.run("ingest", mixed, "-c", "full")
+	assert.Equal(t, 3, r.code, "%s%s", r.out, r.err)
+	assert.Contains(t, row(r.out, "a.md"), " done ")
+	assert.Contains(t, row(r.out, "b.txt"), " failed ")
+	assert.Contains(t, row(r.out, "b.txt"), "nearly full")
+	assert.Contains(t, row(r.out, "c.md"), " done ")
 	large := write(t, docs, "large.txt", strings.Repeat("The quay is long and the ship is late. ", 100_000))
 	s.ok("ingest", large, "-c", "full", "--detach")
 	c, job := s.clients(), ""
@@ -55,7 +66,7 @@ func TestFullDisk(t *testing.T) {
 		j, err := c.jobs.GetJob(t.Context(), &jobv1.GetJobRequest{Name: job})
 		return err == nil && len(j.Items) == 1 && strings.Contains(j.Items[0].Stage, "nearly full")
 	}, time.Minute, 50*time.Millisecond, "the job must say what it waits for")
-	r := s.run("ingest", write(t, docs, "more.md", "# More\n\nStill more.\n"), "-c", "full")
+	r = s.run("ingest", write(t, docs, "more.md", "# More\n\nStill more.\n"), "-c", "full")
 	assert.Equal(t, 1, r.code)
 	assert.Contains(t, r.out+r.err, "nearly full")
 	assert.Contains(t, r.out+r.err, "free some space")
