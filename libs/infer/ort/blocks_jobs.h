@@ -44,17 +44,18 @@ TARGET void NAME(lay_exact)(void *call, size_t tile) {
 	const product_call *t = call;
 	int64_t from = first_row(t, tile), rows = first_row(t, tile + 1) - from, K = t->m->in, G = t->m->group;
 	float *to = (float *)(t->room + tile * t->tile), *sums = to + K * rows;
-	for (int64_t r = 0; r < rows; r++) {
-		const float *x = t->x + (from + r) * K;
-		if (rows == 1) memcpy(to, x, K * sizeof(float));
-		else
-			for (int64_t k = 0; k < K; k++) to[k * rows + r] = x[k];
-		for (int64_t g = 0; t->m->shifted && g < K / G; g++) {
+	if (rows == 1) memcpy(to, t->x + from * K, K * sizeof(float));
+	for (int64_t k0 = 0; rows > 1 && k0 < K; k0 += 16) // a part at a time, which stays near
+		for (int64_t r = 0; r < rows; r++)
+			for (int64_t k = k0; k < k0 + 16; k++) to[k * rows + r] = t->x[(from + r) * K + k];
+	if (!t->m->shifted) return;
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t g = 0; g < K / G; g++) {
+			const float *x = t->x + (from + r) * K + g * G;
 			V sum = SET1(0);
-			for (int64_t k = 0; k < G; k += W) sum = FMA(LOAD(x + g * G + k), SET1(1), sum);
+			for (int64_t k = 0; k < G; k += W) sum = FMA(LOAD(x + k), SET1(1), sum);
 			sums[g * rows + r] = SUM(sum);
 		}
-	}
 }
 
 // lay_rounded writes a tile: numbers of 8 bits [in/4, rows, 4], then for each group and row what sums begin with, the
