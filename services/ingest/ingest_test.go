@@ -171,16 +171,40 @@ func (s *suite) start(collection string) *jobv1.Job {
 }
 
 func (s *suite) upload(collection, file, text, job string) (*ingestv1.Document, error) {
+	return s.send(&ingestv1.UploadDocumentRequest_Header{Parent: "collections/" + collection, File: file, Job: job, SizeBytes: int64(len(text))}, text)
+}
+
+// send uploads a text as a file.
+func (s *suite) send(h *ingestv1.UploadDocumentRequest_Header, text string) (*ingestv1.Document, error) {
 	stream, err := s.Ingest.UploadDocument(s.t.Context())
 	require.NoError(s.t, err)
-	_ = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Header_{Header: &ingestv1.UploadDocumentRequest_Header{
-		Parent: "collections/" + collection, File: file, Job: job, SizeBytes: int64(len(text))}}})
+	// A send that fails says only that the call is over; the reason comes with the response.
+	_ = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Header_{Header: h}})
 	for rest := text; rest != ""; {
 		n := min(len(rest), 1000)
 		_ = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Data{Data: []byte(rest[:n])}})
 		rest = rest[n:]
 	}
 	return stream.CloseAndReceive()
+}
+
+// ingested uploads a text to the collection docs, in a job of its own, and returns the document when that has succeeded.
+func (s *suite) ingested(h *ingestv1.UploadDocumentRequest_Header, text string) *ingestv1.Document {
+	s.t.Helper()
+	j := s.start("docs")
+	h.Parent, h.Job = "collections/docs", j.Name
+	d, err := s.send(h, text)
+	require.NoError(s.t, err)
+	require.Equal(s.t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+	return d
+}
+
+// startSwept is start that returns the service too, whose sweeper sweeps when it is told to.
+func startSwept(t *testing.T) (*suite, *ingest.Service) {
+	t.Helper()
+	var service *ingest.Service
+	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
+	return s, service
 }
 
 // finish seals the job and waits for its end.
@@ -504,6 +528,10 @@ func TestRefusals(t *testing.T) {
 	_ = stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Data{Data: []byte("x")}})
 	_, err = stream.CloseAndReceive()
 	assert.ErrorContains(t, err, "header")
+
+	// A file that shrinks while it is sent.
+	_, err = s.send(&ingestv1.UploadDocumentRequest_Header{Parent: "collections/docs", File: "shrinks.txt", SizeBytes: 100}, "half of it")
+	assert.ErrorContains(t, err, "10 bytes came of the 100 announced")
 }
 
 func TestManyAtOnce(t *testing.T) {
@@ -570,15 +598,11 @@ func TestLateActivation(t *testing.T) {
 // A purge that comes late, for a collection that was deleted and made again meanwhile, leaves the new one alone.
 func TestLatePurge(t *testing.T) {
 	t.Parallel()
-	var service *ingest.Service
-	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
+	s, service := startSwept(t)
 	ctx := t.Context()
 	fill := func() (*ingestv1.Collection, *ingestv1.Document) {
 		t.Helper()
-		j := s.start("docs")
-		d, err := s.upload("docs", "a.md", handbook, j.Name)
-		require.NoError(t, err)
-		require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+		d := s.ingested(&ingestv1.UploadDocumentRequest_Header{File: "a.md"}, handbook)
 		c, err := s.Ingest.GetCollection(ctx, &ingestv1.GetCollectionRequest{Name: "collections/docs"})
 		require.NoError(t, err)
 		return c, d
@@ -605,19 +629,14 @@ func TestLatePurge(t *testing.T) {
 // stays failed.
 func TestMoveWaitsForAFailedDocument(t *testing.T) {
 	t.Parallel()
-	var service *ingest.Service
-	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
+	s, service := startSwept(t)
 	ctx := t.Context()
 	base := filepath.Join(t.TempDir(), "base")
 	tinymodel.Base(t, base, tinymodel.Default(), 1)
 	_, err := s.Packages.Import(ctx, "tiny", modelpkg.ImportOptions{Base: base})
 	require.NoError(t, err)
-	j := s.start("docs")
-	d, err := s.upload("docs", "a.md", handbook, j.Name)
-	require.NoError(t, err)
-	_, err = s.upload("docs", "b.md", "# Other\n\nThis one is in nobody's way.\n", j.Name)
-	require.NoError(t, err)
-	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+	d := s.ingested(&ingestv1.UploadDocumentRequest_Header{File: "a.md"}, handbook)
+	s.ingested(&ingestv1.UploadDocumentRequest_Header{File: "b.md"}, "# Other\n\nThis one is in nobody's way.\n")
 
 	_, blank, _, err := s.Files.PutContent(ctx, "files", strings.NewReader(" \n \n"), 1<<20)
 	require.NoError(t, err)
@@ -731,21 +750,11 @@ func TestJobEndsWhenItsDocumentIsTakenOver(t *testing.T) {
 // goes when it has served.
 func TestSweeperRevives(t *testing.T) {
 	t.Parallel()
-	var service *ingest.Service
-	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
+	s, service := startSwept(t)
 	ctx := t.Context()
-	j := s.start("docs")
-	plain, err := s.upload("docs", "a.md", handbook, j.Name)
-	require.NoError(t, err)
-	stream, err := s.Ingest.UploadDocument(ctx)
-	require.NoError(t, err)
-	require.NoError(t, stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Header_{Header: &ingestv1.UploadDocumentRequest_Header{
-		Parent: "collections/docs", File: "locked.md", Job: j.Name, Password: "open sesame"}}}))
-	require.NoError(t, stream.Send(&ingestv1.UploadDocumentRequest{Part: &ingestv1.UploadDocumentRequest_Data{Data: []byte(handbook + "More.")}}))
-	locked, err := stream.CloseAndReceive()
-	require.NoError(t, err)
+	plain := s.ingested(&ingestv1.UploadDocumentRequest_Header{File: "a.md"}, handbook)
+	locked := s.ingested(&ingestv1.UploadDocumentRequest_Header{File: "locked.md", Password: "open sesame"}, handbook+"More.")
 	assert.Empty(t, locked.PasswordKey)
-	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
 	assert.Empty(t, s.sealed(), "it was read")
 	extract := s.document(locked.Name).Extract
 
@@ -798,13 +807,9 @@ func (s *suite) sealed() []string {
 // A document that was sent anew, and not read yet, is revived from the new file: what the old one left is not taken for it.
 func TestSweeperRevivesTheNewVersion(t *testing.T) {
 	t.Parallel()
-	var service *ingest.Service
-	s := start(t, nil, func(_ *suite, made *ingest.Service) { service = made })
+	s, service := startSwept(t)
 	ctx := t.Context()
-	j := s.start("docs")
-	d, err := s.upload("docs", "a.md", handbook, j.Name)
-	require.NoError(t, err)
-	require.Equal(t, jobv1.Job_STATE_SUCCEEDED, s.finish(j.Name).State)
+	d := s.ingested(&ingestv1.UploadDocumentRequest_Header{File: "a.md"}, handbook)
 	_, hash, _, err := s.Files.PutContent(ctx, "files", strings.NewReader("# New\n\nThe second text of all.\n"), 1<<20)
 	require.NoError(t, err)
 	require.NoError(t, service.Lose(ctx, d.Name, hash, ""))
