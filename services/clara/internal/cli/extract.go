@@ -419,7 +419,7 @@ func (w *work) forget(store string) error {
 }
 
 // extractVersion changes when the same file would be read otherwise than before.
-const extractVersion = "1"
+const extractVersion = "2"
 
 // key names what was read of a file's bytes in one way.
 func (w *work) key(f file, name, assets string) (string, error) {

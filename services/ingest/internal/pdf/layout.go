@@ -15,8 +15,6 @@ type layout struct {
 	number        int
 	width, height float64
 	columns       []column
-	// invisible means that most of the text is drawn invisibly, over a scan.
-	invisible bool
 	// readBy is how the page was read, if not by its text; problem what is missing.
 	readBy  doc.ReadBy
 	problem string
@@ -40,9 +38,6 @@ type item struct {
 func arrange(s *source) *layout {
 	l := &layout{number: s.number, width: s.width, height: s.height}
 	words, turned := upright(s)
-	if len(words) > 0 {
-		l.invisible = s.invisible*2 > len(words)
-	}
 	checkPitch(words)
 	body := bodySize(words)
 	rtl := mostlyRTL(words)

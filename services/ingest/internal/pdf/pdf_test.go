@@ -331,6 +331,34 @@ func samples() map[string]*writer {
 	}
 	s["numbered-heads"] = w
 
+	// A form of boxes in one frame, as spreadsheets print it: a table stands in a box, of columns that only spacing shows.
+	// The colour under a short entry is a row of its own.
+	w = &writer{}
+	w.page()
+	w.line(250, 238, 250, 300)
+	for _, y := range []float64{80, 120, 140, 238, 300} {
+		w.line(72, y, 520, y)
+	}
+	for _, x := range []float64{72, 520} {
+		w.line(x, 80, x, 300)
+	}
+	w.text(2, 14, 210, 104, "Harbour workshop")
+	w.text(2, 10, 76, 134, "Owner and vessel")
+	for r, cells := range [][]string{
+		{"Name", "Ada Byron", "Vessel", "Petrel"}, {"Claim", "SF-1008", "Kind", "Dinghy"}, {"Policy", "POL-55", "Builder", "Eastport yard"},
+		{"Telephone", "425 111", "Number", "XK-774-20"}, {"", "", "Hull", "White"}, {"", "", "Engine", "None"}, {"Order", "RO-2022", "Estimator", "E. Turner"},
+	} {
+		for c, cell := range cells {
+			if cell != "" {
+				w.text(1, 10, []float64{76, 160, 300, 400}[c], 152+float64(r)*13, cell)
+			}
+		}
+	}
+	w.text(1, 10, 76, 254, "Parts and labour")
+	w.text(1, 10, 260, 254, "2,100")
+	w.text(1, 10, 76, 290, "Grand total")
+	w.text(1, 10, 260, 290, "5,738")
+	s["boxes"] = w
 	return s
 }
 

@@ -94,27 +94,24 @@ type source struct {
 	meaningless int
 	// drawn counts vector objects: a page without words but with many is a drawing.
 	drawn int
-	// invisible is the share of words drawn invisibly, as over a scan.
-	invisible int
 }
 
 // Limits within one page; beyond them what is left is not looked at.
 const (
-	maxObjects    = 30_000
-	maxFormDepth  = 6
-	maxSegments   = 2_000
-	maxPageChars  = 2_000_000
-	maxPageRules  = 8_000
-	maxLinks      = 2_000
-	objText       = 1
-	objPath       = 2
-	objImage      = 3
-	objShading    = 4
-	objForm       = 5
-	segLine       = 0
-	segBezier     = 1
-	segMove       = 2
-	invisibleMode = 3
+	maxObjects   = 30_000
+	maxFormDepth = 6
+	maxSegments  = 2_000
+	maxPageChars = 2_000_000
+	maxPageRules = 8_000
+	maxLinks     = 2_000
+	objText      = 1
+	objPath      = 2
+	objImage     = 3
+	objShading   = 4
+	objForm      = 5
+	segLine      = 0
+	segBezier    = 1
+	segMove      = 2
 )
 
 // pageReader reads pages of one instance and remembers what fonts are.
@@ -129,12 +126,11 @@ type pageReader struct {
 
 // textObject is what all characters of one text object share.
 type textObject struct {
-	style     style
-	base      float64 // baseline in page coordinates, along the text's own axis
-	turn      int
-	mcid      int
-	artifact  bool
-	invisible bool
+	style    style
+	base     float64 // baseline in page coordinates, along the text's own axis
+	turn     int
+	mcid     int
+	artifact bool
 }
 
 // frame maps user space to the page as shown.
@@ -395,9 +391,6 @@ func (b *wordBuilder) word(i, j int, bx box, o textObject, glued bool) {
 	}
 	if w.base == 0 {
 		w.base = bx.y1 - 0.2*bx.height()
-	}
-	if o.invisible {
-		b.s.invisible++
 	}
 	b.s.words = append(b.s.words, w)
 }

@@ -317,6 +317,11 @@ func gridTable(hs, vs []stroke, c component, words, turned []word) *table {
 		return nil // a frame round text
 	}
 	inColumns, single := 0, 0
+	for i := range ny {
+		if k := root(cell(i, 0)); k == root(cell(i, nx-1)) && holdsTable(held[k]) {
+			return nil // a frame of boxes, one of them with a table of its own
+		}
+	}
 	for _, ws := range held {
 		switch {
 		case len(ws) > 15 && parted(ws):
@@ -331,6 +336,15 @@ func gridTable(hs, vs []stroke, c component, words, turned []word) *table {
 	g := grid{bounds: bounds, xs: xs, ys: ys, root: func(i, j int) int { return root(cell(i, j)) }, held: held}
 	g.turned, _ = into(turned)
 	return g.table()
+}
+
+// holdsTable reports words of one cell that are a table of three columns or more.
+func holdsTable(words []word) bool {
+	if len(words) <= 15 {
+		return false
+	}
+	rows := buildRows(words)
+	return len(rows) >= 5 && len(columnEdges(rows, bodySize(words))) >= 2
 }
 
 // parted reports words of one cell that stand in columns of their own: rows of
@@ -643,7 +657,7 @@ func spacedTable(words []word, bounds box, ys []float64) *table {
 	}
 	ruled := len(ys) >= 4 && (len(ys)-1)*2 >= len(rows)-head
 	t.rows = append(t.rows, headRows(cells[:head])...)
-	t.rows = append(t.rows, bodyRows(rows[head:], cells[head:], ys, ruled)...)
+	t.rows = append(t.rows, bodyRows(rows[head:], cells[head:], edges, ys, ruled)...)
 	full, places := 0, 0
 	for _, r := range t.rows {
 		for _, c := range r {
@@ -1036,7 +1050,7 @@ func headRows(rows []tableRow) [][]string {
 // bodyRows makes the rows below the head. Between lines all is one row if the
 // table is ruled so; else a row of text is one, save for those that go on the
 // row before.
-func bodyRows(rows []row, cells []tableRow, ys []float64, ruled bool) [][]string {
+func bodyRows(rows []row, cells []tableRow, edges, ys []float64, ruled bool) [][]string {
 	var out [][]string
 	band := func(i int) int {
 		k, _ := slices.BinarySearch(ys, rows[i].box.midY())
@@ -1047,6 +1061,7 @@ func bodyRows(rows []row, cells []tableRow, ys []float64, ruled bool) [][]string
 		gaps = append(gaps, rows[i].base-rows[i-1].base)
 	}
 	pitch := median(gaps)
+	limits := columnLimits(rows, edges)
 	for i, c := range cells {
 		text := c.spread()
 		if i > 0 && len(out) > 0 {
@@ -1059,7 +1074,7 @@ func bodyRows(rows []row, cells []tableRow, ys []float64, ruled bool) [][]string
 				// Fewer cells than the row before, and close under it.
 				n, m := filled(text), filled(last)
 				more = n < m && rows[i].base-rows[i-1].base < 1.15*pitch && rows[i].base-rows[i-1].base < 1.6*rows[i].size &&
-					goesOn(last, text)
+					goesOn(last, text) && !hadRoom(&rows[i-1], &rows[i], edges, limits)
 			}
 			if more {
 				for j := range text {
@@ -1097,6 +1112,63 @@ func goesOn(a, b []string) bool {
 		}
 	}
 	return true
+}
+
+// inColumn returns the extent of the row's words in column j, and the width of
+// the first; false if it has none.
+func (r *row) inColumn(edges []float64, j int) (x0, x1, first float64, ok bool) {
+	for k := range r.words {
+		if w := &r.words[k]; w.box.midX() >= edges[j] && w.box.midX() < edges[j+1] {
+			if !ok {
+				x0, first, ok = w.box.x0, w.box.width(), true
+			}
+			x1 = w.box.x1
+		}
+	}
+	return x0, x1, first, ok
+}
+
+// columnLimits returns how far to the right text of the columns can go: as far as
+// any does, or near to where the next column begins.
+func columnLimits(rows []row, edges []float64) []float64 {
+	limits := make([]float64, len(edges)-1)
+	next := math.Inf(1)
+	for j := len(limits) - 1; j >= 0; j-- {
+		from, size := math.Inf(1), 0.0
+		limits[j] = math.Inf(-1)
+		for i := range rows {
+			if x0, x1, _, ok := rows[i].inColumn(edges, j); ok {
+				from, limits[j], size = min(from, x0), max(limits[j], x1), max(size, rows[i].size)
+			}
+		}
+		if !math.IsInf(next, 1) {
+			limits[j] = max(limits[j], next-columnGap*size)
+		}
+		next = from
+	}
+	return limits
+}
+
+// columnGap is the space, in sizes of the font, that columns of wrapped text
+// leave before the next column, at most.
+const columnGap = 3
+
+// hadRoom reports whether one of several cells of row b, which stands under row a,
+// begins with a word that a's cell had room for: then b is a row of its own.
+func hadRoom(a, b *row, edges, limits []float64) bool {
+	cells, room := 0, false
+	for j := range limits {
+		_, _, first, ok := b.inColumn(edges, j)
+		if !ok {
+			continue
+		}
+		cells++
+		// Lines that wrap fill most of their column, whatever comes next.
+		if from, end, _, ok := a.inColumn(edges, j); ok && end+0.3*b.size+first <= limits[j] && end-from < 0.6*(limits[j]-from) {
+			room = true
+		}
+	}
+	return cells > 1 && room
 }
 
 // openTables returns the rows as items: lines, and tables that spacing alone shows.
