@@ -108,6 +108,14 @@ func (s *Matrices) room(n int) ([]byte, error) {
 	return s.free[:n:n], nil
 }
 
+// giveBack leaves the pages of a large part that is free again to the system; it stays mapped.
+func giveBack(b []byte) {
+	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (largePage - 1)
+	if n := uintptr(len(b)); n >= skip+largePage {
+		_ = unix.Madvise(b[skip:n-(n-skip)%largePage], unix.MADV_DONTNEED) // of memory alone
+	}
+}
+
 // hold returns the address of a matrix; ok is false for a form that is not taken.
 func (s *Matrices) hold(b graph.Blocks, codes, scale, shift []byte) (address int64, ok bool, err error) {
 	s.mu.Lock()
@@ -140,6 +148,7 @@ func (s *Matrices) hold(b graph.Blocks, codes, scale, shift []byte) (address int
 	like := likeness{m.out, m.in, m.group, m.bits, m.halves, m.shifted, maphash.Bytes(s.seed, to)}
 	for _, other := range s.held[like] {
 		if bytes.Equal(to, unsafe.Slice((*byte)(other.at), n)) {
+			giveBack(to)
 			return int64(uintptr(unsafe.Pointer(other))), true, nil
 		}
 	}
