@@ -22,7 +22,9 @@
 // Waiting without attempts is bounded too (ConsumerOptions.MaxWait). Parked events
 // are listed, replayed and discarded with Dead, Replay and Discard.
 //
-// A Store keeps protobuf records under keys, with compare-and-set by revision. An
+// A Store keeps protobuf records under keys, with compare-and-set by revision. In a
+// cluster it reads what the leader of the records has. Requests that a server took with
+// it when it died are sent again, for 30 s at most, and stored once. An
 // Outbox is a store whose records carry the events they still owe: stored in one
 // step with the state, published after, and published again after a crash.
 package events
