@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -62,15 +63,20 @@ func NewCluster(t testing.TB, n int) *Cluster {
 	return c
 }
 
-// freePorts returns ports of 127.0.0.1 that nobody listens on.
+// freePorts returns ports of 127.0.0.1 that nobody listens on. They are below those that systems give to connections, so that
+// none is taken while its server restarts.
 func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
+	for tries := 0; len(out) < n; tries++ {
+		require.Less(t, tries, 1000, "no port is free")
+		port := 15000 + rand.IntN(15000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
 		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
+		out = append(out, port)
 	}
 	return out
 }
