@@ -24,6 +24,9 @@ type (
 	Image = doc.Image
 )
 
+// ByOCR is how a page was read whose text was recognised in its picture.
+const ByOCR = doc.ByOCR
+
 // ExtractorOptions say how files are read.
 type ExtractorOptions struct {
 	// Timeout bounds one file; 0 is one hour.

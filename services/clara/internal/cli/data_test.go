@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image"
 	"image/color"
@@ -20,6 +21,7 @@ import (
 	"github.com/clara-suite/clara/libs/config"
 	"github.com/clara-suite/clara/libs/dataset"
 	"github.com/clara-suite/clara/libs/testkit/llmtest"
+	"github.com/clara-suite/clara/libs/testkit/partstest"
 	"github.com/clara-suite/clara/services/clara/internal/cli"
 )
 
@@ -293,6 +295,64 @@ func TestExtractTellsWhatItCouldNotRead(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(md, "pump.md.md"))
 	require.NoError(t, err)
 	assert.Contains(t, string(text), "# The pump")
+}
+
+// berths is a PDF of two pages.
+func berths() []byte {
+	var b bytes.Buffer
+	var at []int
+	object := func(s string) {
+		at = append(at, b.Len())
+		fmt.Fprintf(&b, "%d 0 obj\n%s\nendobj\n", len(at), s)
+	}
+	b.WriteString("%PDF-1.4\n")
+	object("<< /Type /Catalog /Pages 2 0 R >>")
+	object("<< /Type /Pages /Count 2 /Kids [3 0 R 4 0 R] >>")
+	page := "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 100] /Contents %d 0 R /Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>"
+	object(fmt.Sprintf(page, 5))
+	object(fmt.Sprintf(page, 6))
+	for _, text := range []string{"Berth 7 holds a barge", "Berth 9 holds a crane"} {
+		content := "BT /F1 18 Tf 20 50 Td (" + text + ") Tj ET"
+		object(fmt.Sprintf("<< /Length %d >>\nstream\n%s\nendstream", len(content), content))
+	}
+	xref := b.Len()
+	fmt.Fprintf(&b, "xref\n0 %d\n0000000000 65535 f \n", len(at)+1)
+	for _, offset := range at {
+		fmt.Fprintf(&b, "%010d 00000 n \n", offset)
+	}
+	fmt.Fprintf(&b, "trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n", len(at)+1, xref)
+	return b.Bytes()
+}
+
+// A line says which pages were not read from the file's own text, from the work folder too.
+func TestExtractTellsPagesReadByOCR(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "berths.pdf"), berths(), 0o644))
+	for _, c := range []struct {
+		name, mode, want string
+	}{{"text", "auto", ""}, {"recognised", "always", "[1,2]"}, {"from the work folder", "always", "[1,2]"}} {
+		t.Run(c.name, func(t *testing.T) {
+			out := filepath.Join(dir, "out", c.mode, "raw_knowledge.jsonl")
+			require.NoError(t, os.MkdirAll(filepath.Dir(out), 0o755))
+			_, stderr, err := clara(t, "extract", filepath.Join(dir, "berths.pdf"), "--out", out, "--ocr", c.mode)
+			if strings.Contains(stderr, "scripts/deps.sh") {
+				partstest.Fetched(t, errors.New(stderr))
+			}
+			require.NoError(t, err, stderr)
+			line, err := os.ReadFile(out)
+			require.NoError(t, err)
+			var d struct {
+				ReadByOCR json.RawMessage `json:"read_by_ocr"`
+				Content   string          `json:"content"`
+			}
+			require.NoError(t, json.Unmarshal(line, &d))
+			assert.Equal(t, c.want, string(d.ReadByOCR))
+			assert.Contains(t, strings.ReplaceAll(d.Content, " ", ""), "Berth9holdsacrane")
+			if c.name == "recognised" {
+				assert.Contains(t, stderr, "berths.pdf: 2 of 2 pages were read by OCR")
+			}
+		})
+	}
 }
 
 func TestKeysAreNotTold(t *testing.T) {

@@ -98,6 +98,7 @@ type work struct {
 	mu          sync.Mutex
 	failures    []failure
 	partial     []failure
+	recognised  []failure       // files with pages that were read by OCR, and which
 	done, total int             // files
 	used        map[string]bool // keys of what was read, now or before
 }
@@ -111,6 +112,10 @@ func (w *work) close() { _ = w.extractor.Close() } // frees readers only
 // verdict tells what was not read, or read in part.
 func (w *work) verdict() error {
 	w.meter.end()
+	slices.SortFunc(w.recognised, func(a, b failure) int { return strings.Compare(a.label, b.label) })
+	for _, f := range w.recognised {
+		fmt.Fprintf(w.env.Err, "%s: %s\n", f.label, f.reason)
+	}
 	var rows [][]string
 	for _, f := range w.failures {
 		rows = append(rows, []string{f.label, "failed", f.reason})
@@ -185,7 +190,23 @@ func (w *work) read(ctx context.Context, f file, sink func(context.Context, inge
 		w.partial = append(w.partial, failure{f.label, strings.Join(why, "; ")})
 		w.mu.Unlock()
 	}
+	if pages := byOCR(doc); len(pages) > 0 && len(doc.Pages) > 1 {
+		w.mu.Lock()
+		w.recognised = append(w.recognised, failure{f.label, fmt.Sprintf("%d of %d pages were read by OCR", len(pages), len(doc.Pages))})
+		w.mu.Unlock()
+	}
 	return doc, nil
+}
+
+// byOCR lists the pages of a document that were read by OCR, from 1.
+func byOCR(d *ingest.Document) []int {
+	var out []int
+	for _, p := range d.Pages {
+		if p.ReadBy == ingest.ByOCR {
+			out = append(out, p.Number)
+		}
+	}
+	return out
 }
 
 // unread says what was not read; page 0 is the whole file.
@@ -385,17 +406,32 @@ func (w *work) line(ctx context.Context, f file, name, assets, store string) (*d
 	x.Line = dataset.Document{
 		FilePath: filepath.ToSlash(f.path), Filename: filepath.Base(f.path), Content: content, ProductArea: filepath.Base(filepath.Dir(f.path)), ExtractedImages: refs,
 	}
+	// What a line says beyond its form: pages that were not read, or not from the text of the file.
+	extra := func(key string, v any) error {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", key, err)
+		}
+		if x.Line.Extra == nil {
+			x.Line.Extra = map[string]json.RawMessage{}
+		}
+		x.Line.Extra[key] = raw
+		return nil
+	}
 	if len(doc.Problems) > 0 {
 		var why []string
 		for _, p := range doc.Problems {
 			why = append(why, unread(p.Page, p.Reason))
 		}
 		x.Problems = strings.Join(why, "; ")
-		raw, err := json.Marshal(why)
-		if err != nil {
-			return nil, fmt.Errorf("encode problems: %w", err)
+		if err := extra("problems", why); err != nil {
+			return nil, err
 		}
-		x.Line.Extra = map[string]json.RawMessage{"problems": raw}
+	}
+	if pages := byOCR(doc); len(pages) > 0 {
+		if err := extra("read_by_ocr", pages); err != nil {
+			return nil, err
+		}
 	}
 	_, err = synthesis.WriteFile(at, func(out io.Writer) error { return json.NewEncoder(out).Encode(x) })
 	return &x.Line, err

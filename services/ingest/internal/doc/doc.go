@@ -34,8 +34,6 @@ type ReadBy string
 const (
 	// ByText is text that the file itself holds.
 	ByText ReadBy = "text"
-	// ByLayout is text that the file holds, ordered by a layout model.
-	ByLayout ReadBy = "layout"
 	// ByOCR is text recognised in the page's picture.
 	ByOCR ReadBy = "ocr"
 	// ByNone is a page that was not read: Page.Err says why.
