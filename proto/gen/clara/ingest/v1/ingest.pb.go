@@ -505,7 +505,7 @@ type Document struct {
 	Job        string                 `protobuf:"bytes,16,opt,name=job,proto3" json:"job,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// How pages were read: counts of "text", "layout", "ocr".
+	// How pages were read: counts of "text", "ocr", "none".
 	ReadBy map[string]int32 `protobuf:"bytes,20,rep,name=read_by,json=readBy,proto3" json:"read_by,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Blob key of the extracted document.
 	Extract string `protobuf:"bytes,21,opt,name=extract,proto3" json:"extract,omitempty"`
