@@ -58,6 +58,9 @@ func (b *bucket) subject(key string) string { return "$KV." + b.name + "." + key
 func (b *bucket) last(ctx context.Context, key string) (m *jetstream.RawStreamMsg, err error) {
 	err = b.conn.persist(ctx, func(ctx context.Context) (err error) {
 		m, err = b.stream.GetLastMsgForSubject(ctx, b.subject(key))
+		if errors.Is(err, nats.ErrNoResponders) {
+			_, _ = b.stream.Info(ctx) // somebody may have added copies, which ends direct reads: the next try knows
+		}
 		return err
 	})
 	return m, err

@@ -21,6 +21,7 @@ import (
 // TestCluster takes three servers through what happens to them: what was written is read by everybody at once; the leader
 // goes while events and records are written; the majority goes, and comes back. Nothing is lost or done to records twice.
 func TestCluster(t *testing.T) {
+	t.Parallel() // it waits for elections most of the time
 	c := natstest.StartCluster(t, 3)
 	ctx := t.Context()
 	conns := []*events.Conn{c.Connect(events.Options{Topology: quick()}), c.Connect(events.Options{Topology: quick()})}
@@ -115,6 +116,33 @@ func TestCluster(t *testing.T) {
 	for _, stream := range []string{"CLARA_EVENTS", "KV_documents", "KV_clara_attempts"} {
 		eventually(t, func() bool { return c.Copies(stream) == 3 }, "copies of "+stream)
 	}
+}
+
+// TestCopiesAreAdded lets a client that knows of one copy go on while another sets three.
+func TestCopiesAreAdded(t *testing.T) {
+	t.Parallel()
+	c := natstest.StartCluster(t, 3)
+	ctx, cfg := t.Context(), c.Config()
+	cfg.Replicas = 1
+	early, err := events.Connect(ctx, cfg, events.Options{Topology: quick()})
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, early.Close(context.WithoutCancel(ctx))) }()
+	one := openStore(t, early)
+	_, err = one.Put(ctx, "before", &ingestv1.Document{File: "a.pdf"})
+	require.NoError(t, err)
+
+	three := openStore(t, c.Connect(events.Options{Topology: quick()}))
+	for i := range 20 {
+		key := fmt.Sprint("after", i)
+		_, err = three.Put(ctx, key, &ingestv1.Document{File: key})
+		require.NoError(t, err)
+		e, err := one.Get(ctx, key)
+		require.NoError(t, err)
+		assert.Equal(t, key, e.Value.File)
+	}
+	e, err := one.Get(ctx, "before")
+	require.NoError(t, err)
+	assert.Equal(t, "a.pdf", e.Value.File)
 }
 
 // latest is the record that was changed last.
