@@ -160,3 +160,19 @@ func TestCloseWhileReading(t *testing.T) {
 	assert.Equal(t, clara.State, clara.KindOf(err))
 	assert.Zero(t, r.Live())
 }
+
+// Rows of two pieces whose gaps agree nowhere are tried as tables again and again, within bounds: the page is read whole.
+func TestRaggedRows(t *testing.T) {
+	w := &writer{}
+	w.page()
+	const rows = 230
+	for i := range rows {
+		gap := 60 + float64(i*7919%300)
+		w.text(1, 2, 20, 20+float64(i)*3, strings.Repeat("left ", int(gap/9)))
+		w.text(1, 2, 20+gap, 20+float64(i)*3, fmt.Sprintf("right%d", i))
+	}
+	text := read(t, newReader(t, pdf.Config{}), w.bytes(), doc.Options{}).Markdown()
+	for i := range rows {
+		assert.Contains(t, text, fmt.Sprintf("right%d", i))
+	}
+}

@@ -461,7 +461,7 @@ func (g *grid) table() *table {
 		for _, h := range g.held {
 			ws = append(ws, h...)
 		}
-		return spacedTable(ws, g.bounds, g.ys)
+		return spacedTable(ws, g.bounds, g.ys, cellTexts{})
 	}
 	return t
 }
@@ -540,6 +540,29 @@ func cellText(ws []word) string {
 	return b.joined(doc.EscapeInline)
 }
 
+// cellTexts holds texts of cells: the same rows are tried as parts of many tables.
+type cellTexts map[cellWords]string
+
+// cellWords are the words of a cell: their first, last, number, and sum of places.
+type cellWords struct{ first, last, n, sum int }
+
+// of is cellText.
+func (known cellTexts) of(ws []word) string {
+	if len(ws) == 0 {
+		return ""
+	}
+	key := cellWords{first: ws[0].id, last: ws[len(ws)-1].id, n: len(ws)}
+	for i := range ws {
+		key.sum += ws[i].id
+	}
+	text, ok := known[key]
+	if !ok {
+		text = cellText(ws)
+		known[key] = text
+	}
+	return text
+}
+
 // withoutTables returns the words that no table holds.
 func withoutTables(words []word, tables []*table) []word {
 	if len(tables) == 0 {
@@ -557,6 +580,7 @@ func withoutTables(words []word, tables []*table) []word {
 // lineTables finds tables set between horizontal lines alone.
 func lineTables(hs []stroke, words []word) []*table {
 	var out []*table
+	known := cellTexts{}
 	taken := make([]bool, len(hs))
 	for i := range hs {
 		if taken[i] || hs[i].to-hs[i].from < 60 {
@@ -582,7 +606,7 @@ func lineTables(hs []stroke, words []word) []*table {
 					in = append(in, w)
 				}
 			}
-			if t := spacedTable(in, b, ys); t != nil {
+			if t := spacedTable(in, b, ys, known); t != nil {
 				out = append(out, t)
 				for _, g := range group {
 					taken[g] = true
@@ -598,7 +622,7 @@ func lineTables(hs []stroke, words []word) []*table {
 // spacedTable reads a table whose columns only spacing shows. ys are the
 // horizontal lines across it, from its top to its foot; nil if there are none.
 // It returns nil if the words look like no table.
-func spacedTable(words []word, bounds box, ys []float64) *table {
+func spacedTable(words []word, bounds box, ys []float64, known cellTexts) *table {
 	rows := buildRows(words)
 	if len(rows) < 2 {
 		return nil
@@ -643,7 +667,7 @@ func spacedTable(words []word, bounds box, ys []float64) *table {
 	edges := append(append([]float64{bounds.x0}, cols...), bounds.x1)
 	var cells []tableRow
 	for i := range rows {
-		cells = append(cells, cutRow(&rows[i], edges, body))
+		cells = append(cells, cutRow(&rows[i], edges, body, known))
 	}
 	if len(ys) < 2 && len(cells) < 3 && len(cols) < 2 {
 		return nil
@@ -925,11 +949,11 @@ type tableRow struct {
 }
 
 // cutRow puts the segments of a row into columns; one over several columns spans them.
-func cutRow(r *row, edges []float64, body float64) tableRow {
+func cutRow(r *row, edges []float64, body float64, known cellTexts) tableRow {
 	n := len(edges) - 1
 	t := tableRow{make([]string, n), make([]int, n)}
 	place := func(ws []word, j, span int) {
-		text := cellText(ws)
+		text := known.of(ws)
 		if t.cells[j] != "" {
 			text = t.cells[j] + " " + text
 		}
@@ -1174,8 +1198,9 @@ func hadRoom(a, b *row, edges, limits []float64) bool {
 // openTables returns the rows as items: lines, and tables that spacing alone shows.
 func openTables(rows []row) []item {
 	var out []item
+	known, left := cellTexts{}, maxTrials
 	for i := 0; i < len(rows); {
-		if t, n := openTable(rows[i:]); t != nil {
+		if t, n := openTable(rows[i:], known, &left); t != nil {
 			out = append(out, item{box: t.box, table: t})
 			i += n
 			continue
@@ -1187,10 +1212,14 @@ func openTables(rows []row) []item {
 	return out
 }
 
+// maxTrials bounds how many rows are tried as parts of tables that only spacing
+// shows, over all trials of a column: a full page of a directory takes 100,000.
+const maxTrials = 200_000
+
 // openTable reads a table that begins with the first of the rows and returns
-// how many rows it takes.
-func openTable(rows []row) (*table, int) {
-	if !tabular(&rows[0]) {
+// how many rows it takes. left is how many rows may still be tried.
+func openTable(rows []row, known cellTexts, left *int) (*table, int) {
+	if *left <= 0 || !tabular(&rows[0]) {
 		return nil, 0
 	}
 	n := 1
@@ -1211,14 +1240,15 @@ func openTable(rows []row) (*table, int) {
 		}
 		break
 	}
-	for ; n >= 3; n-- {
+	for ; n >= 3 && *left > 0; n-- {
+		*left -= n
 		var ws []word
 		b := rows[0].box
 		for i := range n {
 			ws = append(ws, rows[i].words...)
 			b = b.union(rows[i].box)
 		}
-		t := spacedTable(ws, b, nil)
+		t := spacedTable(ws, b, nil, known)
 		if t == nil || !likelyTable(t) {
 			continue
 		}
