@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,11 +29,14 @@ func TestWatchBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		var log bytes.Buffer
+		var mu sync.Mutex // the bubble's clock orders what the two sides do, which the race detector can't know
 		fault, attempts := errors.New("permission denied"), 0
 		done := make(chan error)
 		go func() {
 			done <- folder.Watch(ctx, 2*time.Second, slog.New(slog.NewTextHandler(&log, nil)), func(_ context.Context, path string) error {
 				assert.Equal(t, file, path)
+				mu.Lock()
+				defer mu.Unlock()
 				attempts++
 				return fault
 			})
@@ -52,8 +56,10 @@ func TestWatchBacksOff(t *testing.T) {
 			{"it works", func() { fault = nil }, time.Hour, 1, 1, 4},
 			{"nothing is new", func() {}, time.Hour, 0, 0, 4},
 		} {
+			mu.Lock()
 			attempts = 0
 			c.change()
+			mu.Unlock()
 			<-time.After(c.during) // of the bubble's clock, which does not wait
 			synctest.Wait()
 			assert.GreaterOrEqual(t, attempts, c.min, c.name)
