@@ -162,3 +162,20 @@ func TestLongRopeIsReached(t *testing.T) {
 	}
 	require.NoError(t, all.Wait())
 }
+
+// TestLongRopeOfABatch: a prompt out of a batch of training takes the tables that the length of the batch chooses.
+func TestLongRopeOfABatch(t *testing.T) {
+	pkg := filepath.Join(t.TempDir(), "pkg")
+	_, err := modelpkg.Import(t.Context(), pkg, modelpkg.ImportOptions{Base: familyBase(t, filepath.Join("testdata", "phi3"))})
+	require.NoError(t, err)
+	e := open(t, pkg, infer.Options{Context: 160})
+	logits := func(batch int) []float32 {
+		out, err := e.Logits(t.Context(), infer.Prompt{IDs: []int32{5, 9, 77, 31, 12}, Batch: batch}, false)
+		require.NoError(t, err)
+		return out
+	}
+	alone := logits(0)
+	assert.Equal(t, alone, logits(64))
+	assert.NotEqual(t, alone, logits(65))
+	assert.Equal(t, logits(65), logits(100))
+}

@@ -15,6 +15,9 @@ import (
 type Prompt struct {
 	IDs   []int32
 	Slots []Slot
+	// Batch is the length of the batch of training that the prompt is taken out of: models with rotary tables for long
+	// sequences take those for all of it. 0: the prompt stands alone.
+	Batch int
 }
 
 // Slot puts Memory.M vectors at positions At, At+1, ...
@@ -226,7 +229,7 @@ func (e *Engine) newStream(r Request) (*stream, error) {
 	if r.Output != nil {
 		s.form = e.vocabulary().Matcher(r.Output)
 	}
-	s.long = e.model.isLong(n)
+	s.long = e.model.isLong(max(n, r.Prompt.Batch))
 	s.events = make(chan event, s.limit+1) // never blocks the engine
 	return s, nil
 }

@@ -549,6 +549,7 @@ func (v *verifier) stages() error {
 			if err != nil {
 				return err
 			}
+			p.Batch = len(s.Batch.DecIDs[row])
 			got, err := v.e.Logits(v.ctx, p, true)
 			if err != nil {
 				return err
