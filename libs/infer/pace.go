@@ -24,6 +24,21 @@ func follow(mean *float64, x float64) {
 	*mean += 0.2 * (x - *mean)
 }
 
+// stepped notes how long a step over n streams took. When a machine becomes slower or faster, it does so for steps over any number:
+// those of one stream are seldom seen under load, and what they took an hour ago, beside what eight take now, would say nothing of the difference.
+func (p *pace) stepped(n int, seconds float64) {
+	before := p.steps[n]
+	follow(&p.steps[n], seconds)
+	if before == 0 {
+		return
+	}
+	for i := range p.steps {
+		if i != n {
+			p.steps[i] *= p.steps[n] / before
+		}
+	}
+}
+
 // A stream more makes a step longer by a share of the step of one, on a machine that reads its weights from
 // memory; a token of a prompt takes a share of that step. These hold until it has been measured.
 const (

@@ -25,6 +25,24 @@ func TestPaceSteps(t *testing.T) {
 	assert.InDelta(t, 0.02, p.step(1), 1e-9)
 }
 
+// TestStepped: a machine that others slow down is slower for any number of streams, and the difference between numbers stays.
+func TestStepped(t *testing.T) {
+	p := newPace(8)
+	p.stepped(1, 0.02)
+	p.stepped(2, 0.03)
+	assert.InDelta(t, 0.02, p.step(1), 1e-9, "the first of its kind says nothing of others")
+	for range 100 {
+		p.stepped(2, 0.06)
+	}
+	assert.InDelta(t, 0.06, p.step(2), 1e-9)
+	assert.InDelta(t, 0.04, p.step(1), 1e-9)
+	for range 100 {
+		p.stepped(1, 0.02)
+	}
+	assert.InDelta(t, 0.03, p.step(2), 1e-9)
+	assert.Zero(t, p.steps[8])
+}
+
 // known is a scheduler of a machine whose rates are known: alone, a request of 200 tokens that answers with 50
 // takes 1.2 seconds.
 func known() *scheduler {

@@ -585,7 +585,9 @@ func (s *scheduler) decodeAll() bool {
 			s.fail(list, err)
 			continue
 		}
-		s.measure(&s.pace.steps[len(list)], took.Seconds())
+		s.mu.Lock()
+		s.pace.stepped(len(list), took.Seconds())
+		s.mu.Unlock()
 		V := s.model.arch.Vocab
 		for _, r := range list { // before any leaves: who leaves moves another's cache
 			r.cached++
