@@ -54,7 +54,12 @@ type Making struct {
 	MiniLM       string  `name:"minilm" help:"Folder of the MiniLM model." env:"CLARA_MINILM" placeholder:"DIR"`
 }
 
-func (m Making) recipe() synthesis.Recipe {
+// recipe is what the flags say. Invalid. A recipe's 0 means the default, but here the defaults are the flags' own: a 0 is
+// somebody's.
+func (m Making) recipe() (synthesis.Recipe, error) {
+	if m.TopK == 0 || m.ChunkSize == 0 {
+		return synthesis.Recipe{}, clara.Errorf(clara.Invalid, "--top-k (TARGET_TOP_K) and --chunk-size must be more than 0")
+	}
 	r := synthesis.Recipe{ChunkChars: m.ChunkSize, TopK: m.TopK, Seed: m.Seed, MultiHop: m.MultiHop, Unanswerable: m.Unanswerable, Judge: m.Judge}
 	switch {
 	case m.Negatives == "embedding" || m.Negatives == "" && m.UseEmbedding:
@@ -64,13 +69,13 @@ func (m Making) recipe() synthesis.Recipe {
 	case m.Negatives == "bm25":
 		r.Negatives = synthesis.BM25
 	}
-	return r
+	return r, r.Check()
 }
 
 // maker is what the steps of making share.
 type maker struct {
 	env     *Env
-	making  Making
+	recipe  synthesis.Recipe
 	models  *synthesis.Models
 	use     synthesis.Use
 	meter   *meter
@@ -79,12 +84,12 @@ type maker struct {
 
 // open prepares the work on files beside out.
 func (m Making) open(e *Env, out string) (*maker, error) {
-	if err := m.recipe().Check(); err != nil {
+	recipe, err := m.recipe()
+	if err != nil {
 		return nil, err
 	}
 	var generator generatorv1connect.GeneratorServiceClient
 	if m.Provider == "clara" || m.Endpoint == "clara" {
-		var err error
 		if generator, err = e.generator(); err != nil {
 			return nil, err
 		}
@@ -106,7 +111,7 @@ func (m Making) open(e *Env, out string) (*maker, error) {
 		return nil, errors.Join(err, results.Close())
 	}
 	return &maker{
-		env: e, making: m, models: models, meter: newMeter(e), results: results,
+		env: e, recipe: recipe, models: models, meter: newMeter(e), results: results,
 		use: synthesis.Use{Endpoint: m.Endpoint, Meter: llm.NewMeter(m.Budget, llm.Usage{}), MiniLM: m.MiniLM},
 	}, nil
 }
@@ -293,7 +298,7 @@ func (m *maker) build(ctx context.Context, docs []dataset.Document, described []
 		return nil, clara.Errorf(clara.Unavailable, "make %s: %w", dir, err)
 	}
 	card, err := m.models.Build(ctx, synthesis.Build{
-		Documents: docs, Recipe: m.making.recipe(), Use: m.use, Store: m.results, Described: described, Dir: dir,
+		Documents: docs, Recipe: m.recipe, Use: m.use, Store: m.results, Described: described, Dir: dir,
 		Progress: func(p synthesis.Progress) { m.meter.show(p.Stage, p.Done, p.Total, p.Unit, spent(p.Usage)) },
 	})
 	m.meter.end()
@@ -524,6 +529,10 @@ type DataCandidates struct {
 
 // Run writes instruction_data.jsonl and end_to_end_data.jsonl.
 func (c *DataCandidates) Run(ctx context.Context, e *Env) error {
+	recipe, err := c.recipe()
+	if err != nil {
+		return err
+	}
 	var samples []dataset.Sample
 	for _, path := range c.Input {
 		part, err := dataset.ReadFiles(kindOf(path), path)
@@ -539,7 +548,7 @@ func (c *DataCandidates) Run(ctx context.Context, e *Env) error {
 	defer models.Close()
 	meter := newMeter(e)
 	use := synthesis.Use{Endpoint: c.Endpoint, MiniLM: c.MiniLM, Meter: llm.NewMeter(c.Budget, llm.Usage{})}
-	instruction, endToEnd, err := models.Candidates(ctx, use, samples, c.recipe(), func(p synthesis.Progress) { meter.show(p.Stage, p.Done, p.Total, p.Unit, spent(p.Usage)) })
+	instruction, endToEnd, err := models.Candidates(ctx, use, samples, recipe, func(p synthesis.Progress) { meter.show(p.Stage, p.Done, p.Total, p.Unit, spent(p.Usage)) })
 	meter.end()
 	if err != nil {
 		return err

@@ -223,7 +223,7 @@ func TestClean(t *testing.T) {
 	kept := filepath.ToSlash(filepath.Join(assets, "a_img_1.png"))
 	line, err := json.Marshal(dataset.Document{FilePath: "a.pdf", Filename: "a.pdf", Content: "One [IMAGE_REF: " + kept + "] two [IMAGE_REF: gone.png] three", ExtractedImages: []string{kept, "gone.png"}})
 	require.NoError(t, err)
-	docs, samples := filepath.Join(work, "raw_knowledge.jsonl"), filepath.Join(work, "instruction_data.jsonl")
+	docs, samples := filepath.Join(work, "handbooks.jsonl"), filepath.Join(work, "instruction_data.jsonl")
 	require.NoError(t, os.WriteFile(docs, append(line, '\n'), 0o644))
 	require.NoError(t, os.WriteFile(samples, []byte(`{"question":"What?","docs":["A text. [IMAGE_REF: x.png]\n<!-- image -->\n--- Extracted Images ---\nMore."],"gold_answer":"A"}`+"\n"), 0o644))
 	stdout, _, err := clara(t, "data", "clean", docs, samples, "--assets", assets)
@@ -353,6 +353,43 @@ func TestExtractTellsPagesReadByOCR(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is 0 in somebody's settings is not taken for the default, and nothing is asked.
+func TestNothingIsNoDefault(t *testing.T) {
+	s := llmtest.Start(t)
+	file := filepath.Join(t.TempDir(), "notes.txt")
+	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat("The keeper writes down the wind at seven. ", 4)), 0o644))
+	pairs := filepath.Join(t.TempDir(), "pretrain_data.jsonl")
+	require.NoError(t, os.WriteFile(pairs, []byte(`{"data_type":"qa","question":["When?"],"answers":["At seven"],"docs":["The keeper writes at seven."]}`+"\n"), 0o644))
+	for _, c := range []struct {
+		name string
+		args []string
+	}{
+		{"documents of a question", []string{"synthesize", file, "--target_top_k", "0"}},
+		{"length of a chunk", []string{"synthesize", file, "--chunk_size", "0"}},
+		{"documents chosen anew", []string{"data", "candidates", pairs, "--top-k", "0"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out")
+			_, _, err := clara(t, append(c.args, "--out", out, "--base-url", s.URL, "--api-key", key, "--model", "writer")...)
+			require.ErrorContains(t, err, "must be more than 0")
+			assert.NoDirExists(t, out)
+		})
+	}
+	assert.Empty(t, s.Calls())
+}
+
+// A document's path is as the folder was given, whichever way it was: no machine's folders get into the data.
+func TestPathsAreAsGiven(t *testing.T) {
+	t.Chdir(filepath.Dir(raw(t)))
+	for _, args := range [][]string{{"raw"}, {"--input_dir", "raw"}} {
+		_, stderr, err := clara(t, append([]string{"extract", "--out", "docs.jsonl"}, args...)...)
+		require.NoError(t, err, stderr)
+		assert.Equal(t, "raw/plant/boiler.md", knowledge(t, "docs.jsonl")[0].FilePath)
+	}
+	_, _, err := clara(t, "data", "check", "docs.jsonl")
+	assert.ErrorContains(t, err, "holds extracted documents", "whatever the file's name")
 }
 
 func TestKeysAreNotTold(t *testing.T) {

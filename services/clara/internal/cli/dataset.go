@@ -57,7 +57,7 @@ func (c *DataCheck) Run(_ context.Context, e *Env) error {
 		if kind == dataset.Any {
 			kind = kindOf(path)
 		}
-		if filepath.Base(path) == knowledgeFile {
+		if isKnowledge(path) {
 			return clara.Errorf(clara.Invalid, "%s holds extracted documents, no samples: make samples of it with clara data synthesize", path)
 		}
 		r, err := dataset.CheckFile(path, kind, c.ExpectedTopK)
@@ -425,6 +425,25 @@ func (s *splitter) side(names []string) side {
 	return at
 }
 
+// isKnowledge reports whether a file holds extracted documents and no samples: by its name, or by its first line, since
+// users name it as they like. A sample may have its documents under "content" too, but it has no file's name.
+func isKnowledge(path string) bool {
+	if strings.Contains(filepath.Base(path), "raw_knowledge") {
+		return true
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false // whoever reads it says so
+	}
+	defer f.Close()
+	var line map[string]json.RawMessage
+	if json.NewDecoder(f).Decode(&line) != nil {
+		return false // so does the check
+	}
+	has := func(name string) bool { _, ok := line[name]; return ok }
+	return has("content") && (has("file_path") || has("filename")) && !has("question") && !has("instruction")
+}
+
 // DataClean removes what an older pipeline has left.
 type DataClean struct {
 	File   []string `arg:"" help:"Training files or raw_knowledge.jsonl to rewrite."`
@@ -445,7 +464,7 @@ func (c *DataClean) Run(_ context.Context, e *Env) error {
 			}
 			return out
 		}
-		if strings.Contains(filepath.Base(path), "raw_knowledge") {
+		if isKnowledge(path) {
 			docs, err := readKnowledge(path)
 			if err != nil {
 				return err

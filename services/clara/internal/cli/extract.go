@@ -31,7 +31,7 @@ import (
 
 // Extract reads files without any service running.
 type Extract struct {
-	Path     []string `arg:"" optional:"" help:"Files and folders; folders with all below them, hidden files left out." type:"path"`
+	Path     []string `arg:"" optional:"" help:"Files and folders; folders with all below them, hidden files left out."`
 	Out      string   `help:"File of JSON lines to write, a line a document." placeholder:"FILE" aliases:"output_file,output-file"`
 	Markdown string   `help:"Folder to write to instead: NAME.md for each file." placeholder:"DIR"`
 	InputDir string   `help:"Folder of raw files, as an older name of PATH." aliases:"input_dir" placeholder:"DIR" env:"RAW_DATA_DIR"`
