@@ -174,21 +174,25 @@ func lookup(name string) (encoding.Encoding, error) {
 	return htmlindex.Get(name)
 }
 
-// pairs reports whether high bytes come in pairs as GBK has them.
+// pairs reports whether high bytes come in pairs as GBK has them. Most of its characters in use have two high bytes; an
+// accented letter of Western Europe before a plain one would do for the others.
 func pairs(b []byte) bool {
-	good, bad := 0, 0
+	good, bad, high := 0, 0, 0
 	for i := 0; i < len(b); i++ {
 		if b[i] < 0x81 {
 			continue
 		}
 		if i+1 < len(b) && b[i] <= 0xfe && b[i+1] >= 0x40 && b[i+1] != 0x7f && b[i+1] <= 0xfe {
 			good++
+			if b[i+1] >= 0xa1 {
+				high++
+			}
 			i++
 		} else {
 			bad++
 		}
 	}
-	return good > 50*bad && good > 3
+	return good > 50*bad && good > 3 && 2*high > good
 }
 
 // NewReader returns the text as UTF-8 with line feeds, without a byte order

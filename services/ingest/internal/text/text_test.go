@@ -58,6 +58,9 @@ func TestEncodings(t *testing.T) {
 		{"euc-jp", japanese.EUCJP, ja},
 		{"euc-kr", korean.EUCKR, ko},
 		{"windows-1252", charmap.Windows1252, de},
+		{"windows-1252, few words", charmap.Windows1252, "Grüße aus Köln, schöne Äpfel und Öl für die Straße."},
+		{"iso-8859-1, fewer words", charmap.ISO8859_1, "Später müsste Jürgen größere Bögen prüfen."},
+		{"gbk, few words", simplifiedchinese.GBK, "北京的天气今天很好。"},
 		{"windows-1251", charmap.Windows1251, ru},
 		{"koi8-r", charmap.KOI8R, ru},
 	} {
