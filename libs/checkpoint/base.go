@@ -61,14 +61,18 @@ func (f BaseFinder) Find(ctx context.Context, name, override, checkpointDir stri
 			return path, nil
 		}
 	}
+	nearby, way := "in the working folder", "give its folder"
+	if checkpointDir != "" {
+		nearby, way = "beside checkpoint "+checkpointDir+" or "+nearby, "give --base"
+	}
 	id, ok := hub.ParseID(wanted)
 	if !ok {
-		return "", clara.Errorf(clara.NotFound, "find the base model: no folder %s beside checkpoint %s or in the working folder; give --base", wanted, checkpointDir)
+		return "", clara.Errorf(clara.NotFound, "find the base model: no folder %s %s; %s", wanted, nearby, way)
 	}
-	return f.fromHub(ctx, id, checkpointDir)
+	return f.fromHub(ctx, id, nearby, way)
 }
 
-func (f BaseFinder) fromHub(ctx context.Context, id hub.ID, checkpointDir string) (string, error) {
+func (f BaseFinder) fromHub(ctx context.Context, id hub.ID, nearby, way string) (string, error) {
 	env := f.Env
 	if env == nil {
 		env = os.Getenv
@@ -95,7 +99,7 @@ func (f BaseFinder) fromHub(ctx context.Context, id hub.ID, checkpointDir string
 		}
 		why = err
 	}
-	return "", clara.Errorf(clara.NotFound, "find the base model %s: not beside checkpoint %s, not in the hub cache %s (%w); get it with\n    %s\nor give --base", id, checkpointDir, client.Cache, why, id.Command())
+	return "", clara.Errorf(clara.NotFound, "find the base model %s: not %s, not in the hub cache %s (%w); get it with\n    %s\nor %s", id, nearby, client.Cache, why, id.Command(), way)
 }
 
 // above returns the folders above dir, nearest first; none if dir is empty.

@@ -299,6 +299,12 @@ func TestFindBase(t *testing.T) {
 			assert.ErrorContains(t, err, c.text)
 		})
 	}
+	t.Run("no checkpoint", func(t *testing.T) {
+		_, err := find.Find(context.Background(), "org/absent", "", "")
+		require.ErrorContains(t, err, "not in the working folder")
+		assert.NotContains(t, err.Error(), "checkpoint", "there is none to look beside")
+		assert.NotContains(t, err.Error(), "--base", "a flag of commands that have a checkpoint")
+	})
 }
 
 func TestGoldenCheckpoints(t *testing.T) {

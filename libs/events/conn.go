@@ -206,7 +206,7 @@ func (c *Conn) dial(ctx context.Context, cfg Config, opts Options) error {
 			return clara.Errorf(clara.Invalid, "connect to NATS at %s: %w; check nats user, password and creds", where, err)
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return clara.Errorf(clara.Unavailable, "connect to NATS at %s: %w; is it running, and is the address right?", where, err)
+			return clara.Errorf(clara.Unavailable, "connect to NATS at %s: %w; is it running, and is the address (--nats-url, CLARA_NATS_URL) right?", where, err)
 		}
 		if !waiting {
 			waiting = true

@@ -389,6 +389,7 @@ func TestConnectFaults(t *testing.T) {
 	_, err := events.Connect(t.Context(), events.Config{URL: "nats://user:secret@127.0.0.1:1"}, events.Options{})
 	assert.Equal(t, clara.Unavailable, clara.KindOf(err))
 	assert.ErrorContains(t, err, "127.0.0.1:1")
+	assert.ErrorContains(t, err, "--nats-url", "the setting that mends it")
 	assert.NotContains(t, err.Error(), "secret")
 	_, err = events.Connect(t.Context(), events.Config{Replicas: 2}, events.Options{})
 	assert.Equal(t, clara.Invalid, clara.KindOf(err))
