@@ -519,6 +519,8 @@ func TestRefusals(t *testing.T) {
 	assert.ErrorContains(t, err, "limit")
 	_, err = s.upload("Not A Name", "a.txt", "x", "")
 	assert.Equal(t, clara.Invalid, clara.KindOf(err))
+	_, err = s.Ingest.GetDocument(ctx, &ingestv1.GetDocumentRequest{Name: "collections/none/documents/a.docx"})
+	require.ErrorContains(t, err, "clara docs list shows", "a file's name is no document's")
 	_, err = s.Ingest.GetDocument(ctx, &ingestv1.GetDocumentRequest{Name: "collections/none/documents/x"})
 	assert.Equal(t, clara.NotFound, clara.KindOf(err))
 	_, err = s.Ingest.ListDocuments(ctx, &ingestv1.ListDocumentsRequest{Parent: "documents/x"})

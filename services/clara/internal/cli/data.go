@@ -568,7 +568,7 @@ func (c *DataCandidates) Run(ctx context.Context, e *Env) error {
 		}
 	}
 	return e.printData(map[string]int{"questions": len(endToEnd), "short": short}, func(w io.Writer) {
-		fmt.Fprintf(w, "%d questions with %d documents each, written to %s\n", len(endToEnd), c.TopK, c.Out)
+		fmt.Fprintf(w, "%d questions, %d with %d documents each, written to %s\n", len(endToEnd), len(endToEnd)-short, c.TopK, c.Out)
 		if short > 0 {
 			fmt.Fprintf(w, "%d have fewer: there are not enough documents that do not answer them\n", short)
 		}

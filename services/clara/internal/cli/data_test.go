@@ -122,6 +122,8 @@ func TestDataPipeline(t *testing.T) {
 	stdout, _, err = clara(t, "data", "show", filepath.Join(out, "end_to_end_data.jsonl"), "-n", "1")
 	require.NoError(t, err)
 	assert.Contains(t, stdout, " + ")
+	_, _, err = clara(t, "data", "show", filepath.Join(out, "end_to_end_data.jsonl"), "--from", "100000")
+	assert.ErrorContains(t, err, "--from 100000: ")
 	stdout, _, err = clara(t, "data", "stats", filepath.Join(out, "clara_training_data.jsonl"))
 	require.NoError(t, err)
 	assert.Contains(t, stdout, "distinct documents")
@@ -353,6 +355,18 @@ func TestExtractTellsPagesReadByOCR(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Questions that have fewer documents than asked for are not counted among those that have all.
+func TestCandidatesAreCounted(t *testing.T) {
+	pairs := filepath.Join(t.TempDir(), "pretrain_data.jsonl")
+	require.NoError(t, os.WriteFile(pairs, []byte(`{"data_type":"qa","question":["When?"],"answers":["At seven"],"docs":["The keeper writes at seven."]}
+{"data_type":"qa","question":["Who mends nets?"],"answers":["The crew"],"docs":["Nets are mended by the crew in spring."]}
+`), 0o644))
+	stdout, stderr, err := clara(t, "data", "candidates", pairs, "--out", t.TempDir(), "--top-k", "4")
+	require.NoError(t, err, stderr)
+	assert.Contains(t, stdout, "2 questions, 0 with 4 documents each")
+	assert.Contains(t, stdout, "2 have fewer")
 }
 
 // What is 0 in somebody's settings is not taken for the default, and nothing is asked.

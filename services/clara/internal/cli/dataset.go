@@ -529,7 +529,10 @@ func (s *DataShow) Run(_ context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	from := min(max(s.From, 1)-1, len(samples))
+	from := max(s.From, 1) - 1
+	if from >= len(samples) {
+		return clara.Errorf(clara.Invalid, "--from %d: %s has %d samples", s.From, s.File, len(samples))
+	}
 	for i, x := range samples[from:min(from+max(s.Count, 0), len(samples))] {
 		if err := e.printData(x, func(w io.Writer) { s.print(w, from+i+1, x) }); err != nil {
 			return err

@@ -162,7 +162,7 @@ func ParseCollection(name string) (string, error) {
 func ParseDocument(name string) (collection, document string, err error) {
 	p := strings.Split(name, "/")
 	if len(p) != 4 || p[0] != "collections" || p[2] != "documents" || !documentForm.MatchString(p[3]) {
-		return "", "", clara.Errorf(clara.Invalid, "document name %q: want collections/NAME/documents/ID", name)
+		return "", "", clara.Errorf(clara.Invalid, "document name %q: want collections/NAME/documents/ID, with an ID that clara docs list shows", name)
 	}
 	return p[1], p[3], CheckCollection(p[1])
 }
