@@ -254,7 +254,10 @@ func TestServiceResumesACancelledBuild(t *testing.T) {
 	}
 	j, err := s.client.BuildDataset(ctx, &synthesisv1.BuildDatasetRequest{Parent: "collections/plant"})
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return len(s.llm.Calls()) > 4 }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { // answers are counted when they are kept
+		now, err := s.jobs.GetJob(ctx, &jobv1.GetJobRequest{Name: j.Name})
+		return err == nil && now.Progress.GetDone() >= 4 && len(s.llm.Calls()) > 4
+	}, 20*time.Second, 5*time.Millisecond)
 	_, err = s.jobs.CancelJob(ctx, &jobv1.CancelJobRequest{Name: j.Name})
 	require.NoError(t, err)
 	require.Equal(t, jobv1.Job_STATE_CANCELLED, s.ended(j).State)
