@@ -5,6 +5,7 @@ package prompt
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"unicode/utf8"
 
 	"github.com/clara-suite/clara/libs/llm"
@@ -62,8 +63,13 @@ var (
 	answerLength   = length(1, 240)
 )
 
-// passage fences a text, so that its end is plain whatever it says.
-func passage(name, text string) string { return fmt.Sprintf("<%s>\n%s\n</%s>", name, text, name) }
+// fence is what opens or closes a fenced text.
+var fence = regexp.MustCompile(`(?i)<(\s*/?\s*passage(?:_\d+)?\s*)>`)
+
+// passage fences a text, so that its end is plain whatever it says: a fence within it is written as HTML would.
+func passage(name, text string) string {
+	return fmt.Sprintf("<%s>\n%s\n</%s>", name, fence.ReplaceAllString(text, "&lt;$1&gt;"), name)
+}
 
 // Synthesis asks for summary and pairs of a chunk.
 func Synthesis(chunk string) ([]llm.Message, *llm.Schema) {
