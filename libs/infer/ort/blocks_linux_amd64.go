@@ -5,9 +5,11 @@ package ort
 /*
 #include <stdlib.h>
 #include "blocks.h"
+#include "floats.h"
 
 static int has_halves(void) { return __builtin_cpu_supports("f16c"); }
 static int64_t bytes_of(const matrix *m) { return bytes(m); }
+static int64_t numbers_of(const float_matrix *m) { return float_numbers(m); }
 
 // take_source plans the matrix, or lays it to where it is to lie if that is set.
 static int take_source(matrix *m, int64_t out, int64_t in, int64_t group, int bits, int halved, const void *codes, const void *scale, const void *shift) {
@@ -42,7 +44,13 @@ type Matrices struct {
 	chunks [][]byte // mapped
 	free   []byte   // of the last
 	seed   maphash.Seed
-	held   map[likeness][]*C.matrix // in memory of C, as their addresses go through the runtime
+	held   map[likeness][]held
+}
+
+// held is a matrix: its description, in memory of C as its address goes through the runtime, and its numbers.
+type held struct {
+	form   unsafe.Pointer
+	panels []byte
 }
 
 // likeness is what equal matrices have in common.
@@ -59,20 +67,20 @@ const (
 
 // NewMatrices returns an empty set.
 func NewMatrices() *Matrices {
-	return &Matrices{seed: maphash.MakeSeed(), held: map[likeness][]*C.matrix{}}
+	return &Matrices{seed: maphash.MakeSeed(), held: map[likeness][]held{}}
 }
 
 // Bytes is the memory that they take.
 func (s *Matrices) Bytes() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var n C.int64_t
+	var n int64
 	for _, list := range s.held {
 		for _, m := range list {
-			n += C.bytes_of(m)
+			n += int64(len(m.panels))
 		}
 	}
-	return int64(n)
+	return n
 }
 
 // Close gives the memory back. No session may use it any more.
@@ -81,14 +89,14 @@ func (s *Matrices) Close() error {
 	defer s.mu.Unlock()
 	for _, list := range s.held {
 		for _, m := range list {
-			C.free(unsafe.Pointer(m))
+			C.free(m.form)
 		}
 	}
 	var errs []error
 	for _, c := range s.chunks {
 		errs = append(errs, unix.Munmap(c))
 	}
-	s.chunks, s.free, s.held = nil, nil, map[likeness][]*C.matrix{}
+	s.chunks, s.free, s.held = nil, nil, map[likeness][]held{}
 	return errors.Join(errs...)
 }
 
@@ -138,27 +146,62 @@ func (s *Matrices) hold(b graph.Blocks, codes, scale, shift []byte) (address int
 	if !take() {
 		return 0, false, nil
 	}
-	n := int(C.bytes_of(m))
-	to, err := s.room(n)
+	to, err := s.room(int(C.bytes_of(m)))
 	if err != nil {
 		return 0, false, err
 	}
 	m.at = (*C.uint8_t)(unsafe.SliceData(to))
 	take()
-	like := likeness{m.out, m.in, m.group, m.bits, m.halves, m.shifted, maphash.Bytes(s.seed, to)}
-	for _, other := range s.held[like] {
-		if bytes.Equal(to, unsafe.Slice((*byte)(other.at), n)) {
-			giveBack(to)
-			return int64(uintptr(unsafe.Pointer(other))), true, nil
-		}
-	}
-	kept, s.free = true, s.free[n:]
-	s.held[like] = append(s.held[like], m)
-	return int64(uintptr(unsafe.Pointer(m))), true, nil
+	address, kept = s.keep(likeness{m.out, m.in, m.group, m.bits, m.halves, m.shifted, maphash.Bytes(s.seed, to)}, held{unsafe.Pointer(m), to})
+	return address, true, nil
 }
 
-// moveBlocks gives the products with matrices in blocks of a model in a folder to ours, and returns the model.
-func (s *Session) moveBlocks(model []byte, domain, folder string, o Options) ([]byte, int, error) {
+// holdFloats is hold for a matrix of floats, in panels of the wider vectors or the narrower, whose parts lie one below the other.
+func (s *Matrices) holdFloats(out, in int, wide bool, parts [][]byte) (address int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := (*C.float_matrix)(C.calloc(1, C.sizeof_float_matrix))
+	kept := false
+	defer func() {
+		if !kept {
+			C.free(unsafe.Pointer(m))
+		}
+	}()
+	m.out, m.in, m.width = C.int64_t(out), C.int64_t(in), C.WIDTH_AVX2
+	if wide {
+		m.width = C.WIDTH_AVX512
+	}
+	to, err := s.room(4 * int(C.numbers_of(m)))
+	if err != nil {
+		return 0, err
+	}
+	m.at = (*C.float)(unsafe.Pointer(unsafe.SliceData(to)))
+	row := 0
+	for _, part := range parts {
+		n := len(part) / 4 / in
+		C.lay_floats(m, C.int64_t(row), C.int64_t(n), (*C.float)(unsafe.Pointer(unsafe.SliceData(part))))
+		row += n
+	}
+	C.lay_floats(m, C.int64_t(row), C.int64_t(len(to)/4/in-row), nil) // the last panel's rest
+	address, kept = s.keep(likeness{m.out, m.in, m.width, 32, 0, 0, maphash.Bytes(s.seed, to)}, held{unsafe.Pointer(m), to})
+	return address, nil
+}
+
+// keep takes a matrix that lies in room's bytes, and returns its address; or that of an equal one that is there already.
+func (s *Matrices) keep(like likeness, m held) (address int64, kept bool) {
+	for _, other := range s.held[like] {
+		if bytes.Equal(m.panels, other.panels) {
+			giveBack(m.panels)
+			return int64(uintptr(other.form)), false
+		}
+	}
+	s.free = s.free[len(m.panels):]
+	s.held[like] = append(s.held[like], m)
+	return int64(uintptr(m.form)), true
+}
+
+// moveProducts gives the products with matrices of a model in a folder to ours, and returns the model.
+func (s *Session) moveProducts(model []byte, domain, folder string, o Options) ([]byte, int, error) {
 	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA || C.has_halves() == 0 {
 		return model, 0, nil
 	}
@@ -169,7 +212,7 @@ func (s *Session) moveBlocks(model []byte, domain, folder string, o Options) ([]
 	}
 	files := files{folder: folder, open: map[string][]byte{}}
 	defer files.close()
-	return graph.MoveBlocks(model, domain, func(b graph.Blocks) (int64, bool, error) {
+	model, blocks, err := graph.MoveBlocks(model, domain, func(b graph.Blocks) (int64, bool, error) {
 		var parts [3][]byte
 		for i, w := range []graph.Weight{b.Codes, b.Scale, b.Shift} {
 			var err error
@@ -179,6 +222,24 @@ func (s *Session) moveBlocks(model []byte, domain, folder string, o Options) ([]
 		}
 		return to.hold(b, parts[0], parts[1], parts[2])
 	})
+	if err != nil || o.SharePages || !wide() { // in narrower vectors the runtime's products of floats are as good
+		return model, blocks, err
+	}
+	model, floats, err := graph.MoveFloats(model, domain, func(f graph.Floats) (int64, bool, error) {
+		var parts [][]byte
+		out := 0
+		for _, p := range f.Parts {
+			part, err := files.read(p.Weight)
+			if err != nil {
+				return 0, false, err
+			}
+			parts = append(parts, part)
+			out += p.Out
+		}
+		id, err := to.holdFloats(out, f.In, !o.narrow, parts)
+		return id, true, err
+	})
+	return model, blocks + floats, err
 }
 
 // files reads weights, by mapping their files.

@@ -7,12 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifndef DEPTH
 #define DEPTH 256
-#endif
-#ifndef AHEAD
-#define AHEAD 0
-#endif
 
 typedef struct {
 	int64_t out, in, width; // width: rows of a panel

@@ -7,9 +7,7 @@
 #define V __m512
 #define W 16
 #define NV 3
-#ifndef MOST
 #define MOST 9
-#endif
 #define LOAD(p) _mm512_loadu_ps(p)
 #define STORE(p, v) _mm512_storeu_ps(p, v)
 #define SET1(x) _mm512_set1_ps(x)

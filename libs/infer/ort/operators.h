@@ -13,5 +13,8 @@ void drop_domain(void **api, void *domain);
 // block_product is the operator of blocks.h.
 const void *block_product(int wide);
 
+// float_product is the operator of floats.h.
+const void *float_product(void);
+
 // add_domain gives them to a session's options, and returns a status.
 status add_domain(void **api, void *options, void *domain);

@@ -142,6 +142,7 @@ void *make_domain(void **api, int wide) {
 	status fault = ((status(*)(const char *, void **))api[CREATE_DOMAIN])(OPERATORS_DOMAIN, &domain);
 	for (int i = 0; i < 2 && !fault; i++) fault = ((status(*)(void *, const operator *))api[ADD_OPERATOR])(domain, &operators[wide][i]);
 	if (!fault) fault = ((status(*)(void *, const void *))api[ADD_OPERATOR])(domain, block_product(wide));
+	if (!fault) fault = ((status(*)(void *, const void *))api[ADD_OPERATOR])(domain, float_product());
 	if (!fault) return domain;
 	((void (*)(void *))api[RELEASE_STATUS])(fault);
 	if (domain) drop_domain(api, domain);

@@ -10,6 +10,6 @@ func (s *Session) addOperators(*onnx.SessionOptions, bool) error { return nil }
 
 func (s *Session) dropOperators() {}
 
-func (s *Session) moveBlocks(model []byte, _, _ string, _ Options) ([]byte, int, error) {
+func (s *Session) moveProducts(model []byte, _, _ string, _ Options) ([]byte, int, error) {
 	return model, 0, nil
 }

@@ -123,7 +123,7 @@ func open(path string, model []byte, o Options, load loader) (*Session, error) {
 			return nil, fmt.Errorf("open %s: %w", path, err)
 		}
 		// Before products with floats, which what shifts blocks is one of.
-		special, products, err := s.moveBlocks(special, domain, filepath.Dir(path), o)
+		special, products, err := s.moveProducts(special, domain, filepath.Dir(path), o)
 		if err != nil {
 			s.dropOperators()
 			return nil, fmt.Errorf("open %s: %w", path, err)

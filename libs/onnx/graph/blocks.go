@@ -47,7 +47,7 @@ func move(model []byte, domain string, find func(*mover) error) ([]byte, int, er
 	if err != nil {
 		return nil, 0, err
 	}
-	m := mover{weights: map[string]Weight{}, made: map[string]int{}, users: map[string][]int{}, gone: map[int]bool{}, instead: map[int][]byte{}}
+	m := mover{weights: map[string]Weight{}, made: map[string]int{}, users: map[string][]int{}, gone: map[int]bool{}, instead: map[int][]byte{}, taken: map[string]bool{}}
 	for _, v := range outputs {
 		m.users[v.name] = append(m.users[v.name], -1)
 	}
@@ -82,6 +82,7 @@ type mover struct {
 	users   map[string][]int // the nodes that take it, -1 for an output of the graph
 	gone    map[int]bool
 	instead map[int][]byte
+	taken   map[string]bool // by what is there instead
 }
 
 func (m *mover) graph(g []byte, find func(*mover) error) ([]byte, error) {
@@ -156,6 +157,7 @@ func (m *mover) moveBlocks(domain string, hold func(Blocks) (int64, bool, error)
 			exact = 1
 		}
 		last := nodes[len(nodes)-1]
+		m.taken[m.nodes[i].in[0]] = true
 		m.instead[last] = newNode("BlockProduct", domain, m.nodes[i].in[:1], m.nodes[last].out, [][]byte{attribute(attr{"weights", int(id)}), attribute(attr{"exact", exact})})
 	}
 	return nil
@@ -163,7 +165,7 @@ func (m *mover) moveBlocks(domain string, hold func(Blocks) (int64, bool, error)
 
 // used reports whether something that stays takes it.
 func (m *mover) used(name string) bool {
-	return slices.ContainsFunc(m.users[name], func(i int) bool { return !m.gone[i] })
+	return m.taken[name] || slices.ContainsFunc(m.users[name], func(i int) bool { return !m.gone[i] })
 }
 
 // dropSums drops the sums of groups that nothing takes any more.

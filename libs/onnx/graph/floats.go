@@ -31,6 +31,7 @@ func MoveFloats(model []byte, domain string, hold func(Floats) (id int64, ok boo
 			if joined >= 0 {
 				m.gone[joined] = true
 			}
+			m.taken[n.in[0]] = true
 			m.gone[i] = true // so that its weights are dropped
 			m.instead[i] = newNode("FloatProduct", domain, n.in[:1], n.out, [][]byte{attribute(attr{"weights", int(id)})})
 		}
