@@ -183,12 +183,16 @@ func BenchmarkCompress(b *testing.B) {
 }
 
 // BenchmarkGenerate answers prompts of 256 tokens with 64 tokens, several at once. The rate of decoding is that of the
-// steps in which all take part; "in all" counts the prompts too, which run whole.
+// steps in which all take part; "in all" counts the prompts too, which run whole. "half" is every other stream with the adapter.
 func BenchmarkGenerate(b *testing.B) {
-	for _, adapters := range []bool{false, true} {
-		b.Run(fmt.Sprintf("adapter=%v", adapters), func(b *testing.B) {
-			dir := benchPackage(b, adapters)
-			for _, streams := range []int{1, 8} {
+	for _, c := range []struct {
+		adapter string
+		every   int // so many streams has one the adapter; 0: none
+		streams []int
+	}{{"false", 0, []int{1, 8}}, {"true", 1, []int{1, 8}}, {"half", 2, []int{8}}} {
+		b.Run("adapter="+c.adapter, func(b *testing.B) {
+			dir := benchPackage(b, c.every > 0)
+			for _, streams := range c.streams {
 				b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
 					e := open(b, dir, infer.Options{Context: 512, Slowdown: 1e9, Stall: time.Minute, Runtime: benchRuntime(b)})
 					r := rand.New(rand.NewPCG(1, 1))
@@ -201,7 +205,7 @@ func BenchmarkGenerate(b *testing.B) {
 						stats := make([]infer.Stats, streams)
 						start := clock(b)
 						for i := range streams {
-							q := infer.Request{Prompt: infer.Prompt{IDs: words(r, 256)}, MaxTokens: 64, StopIDs: []int32{}, Adapter: adapters}
+							q := infer.Request{Prompt: infer.Prompt{IDs: words(r, 256)}, MaxTokens: 64, StopIDs: []int32{}, Adapter: c.every > 0 && i%c.every == 0}
 							wg.Go(func() {
 								var err error
 								if stats[i], err = e.Generate(b.Context(), q, func(infer.Token) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/clara-suite/clara/libs/arch"
 	"github.com/clara-suite/clara/libs/clara"
@@ -296,6 +297,7 @@ func (m *model) encode(role Role, long bool, texts [][]int32, rows int) (hidden 
 	defer bind.Close()
 	b64, t64, w64 := int64(B), int64(T), int64(width)
 	empty := tensorAs(m.precisions.of[role], nil, b64, int64(m.arch.KVHeads), 0, int64(decoder.HeadWidth(m.arch)))
+	adapted := slices.Repeat([]float32{1}, B)
 	var own []named
 	defer func() {
 		for _, n := range own {
@@ -308,8 +310,11 @@ func (m *model) encode(role Role, long bool, texts [][]int32, rows int) (hidden 
 	}{
 		{decoder.Embeddings, ort.Of(x, b64, t64, int64(H))}, {decoder.Lengths, ort.Of(lengths, b64)},
 		{decoder.Longest, ort.Of([]int32{int32(T)}, 1)}, {decoder.Gather, ort.Of(gather, b64, w64, 1)},
-		{decoder.Rows, ort.Of([]int64{}, b64, 0, 1)}, {"", empty}, {decoder.Hidden, ort.Of(hidden, b64, w64, int64(H))},
+		{decoder.Rows, ort.Of([]int64{}, b64, 0, 1)}, {decoder.Adapted, ort.Of(adapted, b64, 1, 1)}, {"", empty}, {decoder.Hidden, ort.Of(hidden, b64, w64, int64(H))},
 	} {
+		if in.name == decoder.Adapted && !m.pkg.Manifest.HasAdapters() {
+			continue
+		}
 		v, err := ort.NewValue(in.t)
 		if err != nil {
 			return nil, 0, err
@@ -356,7 +361,7 @@ func (m *model) bindShared(b *ort.Binding, role Role, long bool) error {
 // maxPiece is the most tokens of a prompt in one run.
 const maxPiece = 512
 
-// laneKey says which rows a run takes, and how.
+// laneKey says which rows a run takes, and how: adapter, that some of them are with it.
 type laneKey struct {
 	row, n  int
 	adapter bool
@@ -371,6 +376,7 @@ type lane struct {
 	lengths []int32
 	longest []int32
 	gather  []int64
+	adapted []float32 // 1 for rows with the adapter, else 0
 	values  map[string]*ort.Value
 }
 
@@ -388,7 +394,7 @@ func (m *model) lane(k laneKey, T int, logits bool) (*lane, error) {
 		if err != nil {
 			return nil, err
 		}
-		l = &lane{bind: b, lengths: make([]int32, k.n), longest: make([]int32, 1), gather: make([]int64, k.n), values: map[string]*ort.Value{}}
+		l = &lane{bind: b, lengths: make([]int32, k.n), longest: make([]int32, 1), gather: make([]int64, k.n), adapted: make([]float32, k.n), values: map[string]*ort.Value{}}
 		m.lanes[k] = l
 		if err := m.fillLane(l, k); err != nil {
 			m.dropLanes()
@@ -441,6 +447,11 @@ func (m *model) fillLane(l *lane, k laneKey) error {
 		}
 	}
 	n := int64(k.n)
+	if m.pkg.Manifest.HasAdapters() {
+		if err := l.in(decoder.Adapted, ort.Of(l.adapted, n, 1, 1)); err != nil {
+			return err
+		}
+	}
 	return errors.Join(l.in(decoder.Lengths, ort.Of(l.lengths, n)), l.in(decoder.Longest, ort.Of(l.longest, 1)), l.in(decoder.Gather, ort.Of(l.gather, n, 1, 1)))
 }
 
@@ -486,15 +497,16 @@ func (m *model) prefill(k laneKey, p Prompt, from, to int, logits bool) ([]float
 		return nil, err
 	}
 	m.embedPrompt(m.embeddings, p, from, to)
-	l.lengths[0], l.longest[0], l.gather[0] = int32(to-1), int32(to), int64(to-from-1)
+	l.lengths[0], l.longest[0], l.gather[0], l.adapted[0] = int32(to-1), int32(to), int64(to-from-1), 1
 	if err := l.bind.Run(); err != nil {
 		return nil, err
 	}
 	return m.logits[:m.arch.Vocab], nil
 }
 
-// decode runs one token of each row; cached[i] tokens are in row i's cache. It returns [n, V], valid until the next run.
-func (m *model) decode(k laneKey, tokens []int32, cached []int) ([]float32, error) {
+// decode runs one token of each row; cached[i] tokens are in row i's cache, which is with the adapter if adapted[i]. It returns
+// [n, V], valid until the next run.
+func (m *model) decode(k laneKey, tokens []int32, cached []int, adapted []bool) ([]float32, error) {
 	l, err := m.lane(k, 1, true)
 	if err != nil {
 		return nil, err
@@ -502,7 +514,10 @@ func (m *model) decode(k laneKey, tokens []int32, cached []int) ([]float32, erro
 	m.embed(m.embeddings, tokens)
 	l.longest[0] = 0
 	for i, n := range cached {
-		l.lengths[i], l.gather[i] = int32(n), 0
+		l.lengths[i], l.gather[i], l.adapted[i] = int32(n), 0, 0
+		if adapted[i] {
+			l.adapted[i] = 1
+		}
 		l.longest[0] = max(l.longest[0], int32(n+1))
 	}
 	if err := l.bind.Run(); err != nil {

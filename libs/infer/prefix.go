@@ -13,22 +13,26 @@ const (
 // the instructions of a template, the earlier turns of a conversation. A beginning is kept once two prompts have shown
 // it, in what memory there is for it, and the one that was not used for longest goes first.
 //
-// It ends before a prompt's first memory, and belongs to the group of rows that it was computed for: another
-// adapter has other keys and values.
+// It ends before a prompt's first memory, and belongs to the kind of request that it was computed for: with another adapter
+// or other rotary tables keys and values are others.
 type prefixes struct {
 	cache    rowCache
 	perToken int64 // bytes
 	room     int64
 	kept     []prefix // the one used last is the last
 	recent   []prefix // without data, the last prompt is the last
-
 }
 
 type prefix struct {
-	group int
-	ids   []int32
-	data  []float32
+	kind kind
+	ids  []int32
+	data []float32
 }
+
+// kind is what else than tokens keys and values depend on.
+type kind struct{ adapter, long bool }
+
+func kindOf(r *stream) kind { return kind{r.adapter, r.long} }
 
 func newPrefixes(cache rowCache, perToken, room int64) *prefixes {
 	return &prefixes{cache: cache, perToken: perToken, room: room}
@@ -45,10 +49,10 @@ func beginning(p Prompt) []int32 {
 }
 
 // find returns the entry of a list that has most in common with ids, and how many tokens; -1 if there is none.
-func find(list []prefix, group int, ids []int32) (best, tokens int) {
+func find(list []prefix, of kind, ids []int32) (best, tokens int) {
 	best = -1
 	for i, p := range list {
-		if p.group != group {
+		if p.kind != of {
 			continue
 		}
 		if n := common(p.ids, ids); n > tokens {
@@ -70,7 +74,7 @@ func common(a, b []int32) int {
 
 // fill writes what is kept of a request's prompt to its row and returns how many tokens that is.
 func (p *prefixes) fill(r *stream) int {
-	at, n := find(p.kept, r.home(), beginning(r.prompt))
+	at, n := find(p.kept, kindOf(r), beginning(r.prompt))
 	if n < leastPrefix {
 		return 0
 	}
@@ -83,18 +87,18 @@ func (p *prefixes) fill(r *stream) int {
 // learn is told of a prompt whose keys and values are complete, and keeps what it shares with one before.
 func (p *prefixes) learn(r *stream) {
 	ids := beginning(r.prompt)
-	group := r.home()
-	_, shared := find(p.recent, group, ids)
+	own := kindOf(r)
+	_, shared := find(p.recent, own, ids)
 	if len(p.recent) == recentPrompts {
 		p.recent = slices.Delete(p.recent, 0, 1)
 	}
-	p.recent = append(p.recent, prefix{group: group, ids: ids})
+	p.recent = append(p.recent, prefix{kind: own, ids: ids})
 	shared = int(min(int64(shared), p.room/p.perToken))
-	if _, have := find(p.kept, group, ids); shared < have+leastPrefix {
+	if _, have := find(p.kept, own, ids); shared < have+leastPrefix {
 		return
 	}
 	p.kept = slices.DeleteFunc(p.kept, func(k prefix) bool { // what the new one holds as well
-		return k.group == group && common(k.ids, ids[:shared]) == len(k.ids)
+		return k.kind == own && common(k.ids, ids[:shared]) == len(k.ids)
 	})
 	used := int64(shared) * p.perToken
 	for _, k := range p.kept {
@@ -104,5 +108,5 @@ func (p *prefixes) learn(r *stream) {
 		used -= int64(len(p.kept[0].ids)) * p.perToken
 		p.kept = slices.Delete(p.kept, 0, 1)
 	}
-	p.kept = append(p.kept, prefix{group, slices.Clone(ids[:shared]), p.cache.read(r.row, shared)})
+	p.kept = append(p.kept, prefix{own, slices.Clone(ids[:shared]), p.cache.read(r.row, shared)})
 }

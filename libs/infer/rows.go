@@ -23,10 +23,8 @@ type rowCache interface {
 // groups are the kinds of request that cannot share a run, and the requests still in prefill at the end. A request moves to
 // earlier groups only: from prefill, and from short to long.
 const (
-	baseLong = iota
-	baseShort
-	adaptedLong
-	adaptedShort
+	long = iota
+	short
 	prefilling
 	groups
 )

@@ -46,17 +46,11 @@ func (s *stream) tokens() int { return len(s.prompt.IDs) + s.limit }
 
 // home is the group of rows that the request generates in.
 func (s *stream) home() int {
-	g := baseLong
-	if s.adapter {
-		g = adaptedLong
+	if s.long {
+		return long
 	}
-	if !s.long {
-		g++
-	}
-	return g
+	return short
 }
-
-func (s *stream) lane(n int) laneKey { return laneKey{s.row, n, s.adapter, s.long} }
 
 // event is a token, or the end.
 type event struct {
@@ -522,7 +516,7 @@ func (s *scheduler) prefillOne() bool {
 	last := to == len(r.prompt.IDs)
 	var logits []float32
 	took, err := s.run(func() (err error) {
-		logits, err = s.model.prefill(r.lane(1), r.prompt, r.cached, to, last)
+		logits, err = s.model.prefill(laneKey{r.row, 1, r.adapter, r.long}, r.prompt, r.cached, to, last)
 		return err
 	})
 	if err != nil {
@@ -570,15 +564,14 @@ func (s *scheduler) decodeAll() bool {
 		}
 		worked = true
 		list := slices.Clone(streams)
-		tokens, cached := make([]int32, len(list)), make([]int, len(list))
+		tokens, cached, adapted := make([]int32, len(list)), make([]int, len(list)), make([]bool, len(list))
 		for i, r := range list {
-			tokens[i], cached[i] = r.last, r.cached
+			tokens[i], cached[i], adapted[i] = r.last, r.cached, r.adapter
 		}
-		k := list[0].lane(len(list))
-		k.row = row
+		k := laneKey{row, len(list), slices.Contains(adapted, true), g == long}
 		var logits []float32
 		took, err := s.run(func() (err error) {
-			logits, err = s.model.decode(k, tokens, cached)
+			logits, err = s.model.decode(k, tokens, cached, adapted)
 			return err
 		})
 		if err != nil {
@@ -602,13 +595,11 @@ func (s *scheduler) decodeAll() bool {
 // lengthen moves answers that grow beyond the reach of short rotary tables to the long ones, from their next token on. Keys that
 // are cached stay: so transformers generates from embeddings.
 func (s *scheduler) lengthen() {
-	for _, g := range [...]int{baseShort, adaptedShort} {
-		streams, _ := s.rows.group(g)
-		for _, r := range slices.Clone(streams) {
-			if s.model.isLong(r.cached + 1) {
-				r.long = true
-				s.rows.change(r, r.home())
-			}
+	streams, _ := s.rows.group(short)
+	for _, r := range slices.Clone(streams) {
+		if s.model.isLong(r.cached + 1) {
+			r.long = true
+			s.rows.change(r, r.home())
 		}
 	}
 }

@@ -17,8 +17,11 @@ import (
 	"github.com/clara-suite/clara/libs/clara"
 )
 
-// Format is the version of the layout that this package writes and reads.
-const Format = 1
+// Format is the version of the layout that this package writes and opens. Manifests of earlier ones are read, so that such a
+// package is listed, and can be imported again under its name:
+//
+//	1  graphs without decoder.Adapted
+const Format = 2
 
 // ManifestFile is the name of the manifest in a package.
 const ManifestFile = "manifest.json"
@@ -155,8 +158,8 @@ func ParseManifest(raw []byte) (*Manifest, error) {
 	if err := json.Unmarshal(raw, m); err != nil {
 		return nil, clara.Errorf(clara.Corrupt, "parse %s: %w", ManifestFile, err)
 	}
-	if m.Format != Format {
-		return nil, clara.Errorf(clara.Unsupported, "%s has format %d, this program reads %d: import the model again", ManifestFile, m.Format, Format)
+	if m.Format < 0 || m.Format > Format {
+		return nil, clara.Errorf(clara.Unsupported, "%s has format %d, this program reads up to %d: it is of a later version", ManifestFile, m.Format, Format)
 	}
 	if err := m.check(); err != nil {
 		return nil, clara.Errorf(clara.Corrupt, "check %s: %w", ManifestFile, err)

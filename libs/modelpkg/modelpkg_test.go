@@ -181,7 +181,7 @@ func TestCorrupt(t *testing.T) {
 		raw  string
 		kind clara.Kind
 	}{
-		"no JSON": {"{", clara.Corrupt}, "another format": {`{"format": 99}`, clara.Unsupported}, "empty": {`{"format": 1}`, clara.Corrupt},
+		"no JSON": {"{", clara.Corrupt}, "another format": {`{"format": 99}`, clara.Unsupported}, "empty": {`{"format": 2}`, clara.Corrupt},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, os.WriteFile(manifest, []byte(c.raw), 0o600))

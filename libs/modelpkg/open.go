@@ -41,6 +41,9 @@ func Open(dir string) (*Package, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.Format != Format {
+		return nil, clara.Errorf(clara.Unsupported, "open model package %s: it has format %d, this program opens %d: import the model again, under the same name", dir, m.Format, Format)
+	}
 	for _, f := range m.Files {
 		info, err := os.Stat(filepath.Join(dir, f.Path))
 		if err != nil || info.Size() != f.Size {

@@ -2,6 +2,7 @@ package trainer_test
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net/url"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/clara-suite/clara/libs/events"
 	"github.com/clara-suite/clara/libs/events/job"
 	"github.com/clara-suite/clara/libs/lifecycle"
+	"github.com/clara-suite/clara/libs/modelpkg"
 	"github.com/clara-suite/clara/libs/rpc"
 	"github.com/clara-suite/clara/libs/telemetry"
 	"github.com/clara-suite/clara/libs/testkit/natstest"
@@ -284,12 +286,27 @@ func TestActivate(t *testing.T) {
 	assert.Equal(t, clara.State, clara.KindOf(err))
 	assert.ErrorContains(t, err, "collections/manuals")
 	s.imported(t, &modelv1.ImportModelRequest{Model: "tiny", Checkpoint: checkpoint}) // the same again
+	manifest := func() *modelpkg.Manifest {
+		m, err := s.Packages.Manifest(ctx, "tiny")
+		require.NoError(t, err)
+		return m
+	}
+	early := manifest()
+	early.Format--
+	raw, err := json.Marshal(early)
+	require.NoError(t, err)
+	require.NoError(t, s.Files.PutBytes(ctx, "models/tiny/"+modelpkg.ManifestFile, raw))
+	list, err := s.Models.ListModels(ctx, &modelv1.ListModelsRequest{})
+	require.NoError(t, err)
+	assert.Len(t, list.Models, 2, "one of an earlier format is listed")
+	s.imported(t, &modelv1.ImportModelRequest{Model: "tiny", Checkpoint: checkpoint})
+	assert.Equal(t, modelpkg.Format, manifest().Format, "in use, and of an earlier format")
 	j, err = s.Models.ImportModel(ctx, &modelv1.ImportModelRequest{Model: "tiny", Base: base})
 	require.NoError(t, err)
 	j = s.end(t, j.Name)
 	assert.Equal(t, jobv1.Job_STATE_FAILED, j.State)
 	assert.Contains(t, j.Error, "in use")
-	list, err := s.Models.ListModels(ctx, &modelv1.ListModelsRequest{})
+	list, err = s.Models.ListModels(ctx, &modelv1.ListModelsRequest{})
 	require.NoError(t, err)
 	assert.Len(t, list.Models, 2, "nothing is left of packages made for comparison")
 }

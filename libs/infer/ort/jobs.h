@@ -236,6 +236,10 @@ TARGET void NAME(adapt)(void *call, size_t job) {
 		float *small = t->small + i * t->rank, *z = t->z + i * t->out;
 		if (t->z != t->y) memcpy(z, t->y + i * t->out, rows * t->out * sizeof(float));
 		product(0, rows, t->rank, t->in, t->x + i * t->in, t->in, t->a, t->rank, small, t->rank);
+		for (int r = 0; r < rows; r++) {
+			float f = t->factors[(i + r) / t->tokens];
+			for (int64_t k = 0; f != 1 && k < t->rank; k++) small[r * t->rank + k] *= f;
+		}
 		product(1, rows, t->out, t->rank, small, t->rank, t->b, t->out, z, t->out);
 	}
 }

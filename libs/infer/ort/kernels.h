@@ -24,10 +24,11 @@ typedef struct {
 	int64_t spans; // parts of TOKENS that the tokens are cut into
 } attention;
 
-// adapter is y + (x a) b for rows of x [rows, in], a [in, rank], b [rank, out].
+// adapter is y + (x a f) b for rows of x [rows, in], a [in, rank], b [rank, out]; f is the factor of the sequence of tokens that
+// a row is of, 0 where the adapter is not for it.
 typedef struct {
-	int64_t rows, in, rank, out, part; // part: rows of a job
-	const float *x, *a, *b, *y;
+	int64_t rows, in, rank, out, tokens, part; // part: rows of a job
+	const float *x, *a, *b, *y, *factors;
 	float *z;
 	float *small; // [rows, rank]
 } adapter;

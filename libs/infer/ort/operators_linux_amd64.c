@@ -74,19 +74,21 @@ static status adapt_all(void *self, void *context, void *call) {
 static status adapt(void *self, void *context) {
 	kernel *k = self;
 	table api = k->api;
-	tensor y, x, a, b;
+	tensor y, x, a, b, factors;
 	TRY(input(api, context, 0, &y));
 	TRY(input(api, context, 1, &x));
 	TRY(input(api, context, 2, &a));
 	TRY(input(api, context, 3, &b));
-	if (y.rank < 1 || x.rank < 1 || a.rank != 2 || b.rank != 2) return refuse(api, "adapter: an input is of another rank");
-	adapter t = {.rows = 1, .in = a.dims[0], .rank = a.dims[1], .out = b.dims[1], .x = x.data, .a = a.data, .b = b.data, .y = y.data};
+	TRY(input(api, context, 4, &factors));
+	if (y.rank < 1 || x.rank < 1 || a.rank != 2 || b.rank != 2 || factors.rank != 3) return refuse(api, "adapter: an input is of another rank");
+	adapter t = {.rows = 1, .in = a.dims[0], .rank = a.dims[1], .out = b.dims[1], .x = x.data, .a = a.data, .b = b.data, .y = y.data, .factors = factors.data};
 	int64_t rows = 1;
 	for (int64_t i = 0; i < y.rank - 1; i++) t.rows *= y.dims[i];
 	for (int64_t i = 0; i < x.rank - 1; i++) rows *= x.dims[i];
-	if (rows != t.rows || x.dims[x.rank - 1] != t.in || y.dims[y.rank - 1] != t.out || b.dims[0] != t.rank) return refuse(api, "adapter: inputs of shapes that do not fit");
+	if (rows != t.rows || x.dims[x.rank - 1] != t.in || y.dims[y.rank - 1] != t.out || b.dims[0] != t.rank || x.rank < 2 || x.dims[0] != factors.dims[0] || factors.dims[1] != 1 || factors.dims[2] != 1) return refuse(api, "adapter: inputs of shapes that do not fit");
 	TRY(output(api, context, 0, y.dims, y.rank, &t.z));
 	if (t.rows == 0 || (t.rank == 0 && t.z == t.y)) return NULL;
+	t.tokens = t.rows / x.dims[0];
 	t.part = t.rows <= 2 * ROWS ? t.rows : 4 * ROWS;
 	return with_scratch(api, k->memory, context, t.rows * t.rank, &t.small, adapt_all, k, &t);
 }
@@ -100,7 +102,7 @@ static void destroy(void *self) {
 
 static const char *attention_name(const operator *op) { return "GroupQueryAttention"; }
 static const char *adapter_name(const operator *op) { return "Adapter"; }
-static size_t four(const operator *op) { return 4; }
+static size_t five(const operator *op) { return 5; }
 static size_t nine(const operator *op) { return 9; }
 static size_t three(const operator *op) { return 3; }
 static int attention_type(const operator *op, size_t i) { return i == 5 || i == 6 ? INT32 : FLOAT; }
@@ -108,8 +110,8 @@ static int attention_kind(const operator *op, size_t i) { return i == 1 || i == 
 
 // One set for each width of vectors: which one a kernel belongs to is seen by its place.
 static const operator operators[2][2] = {
-	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, create, destroy, attend, nothing_in_place), OPERATOR(adapter_name, four, one, floats, required, create, destroy, adapt, first_in_place)},
-	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, create, destroy, attend, nothing_in_place), OPERATOR(adapter_name, four, one, floats, required, create, destroy, adapt, first_in_place)},
+	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, create, destroy, attend, nothing_in_place), OPERATOR(adapter_name, five, one, floats, required, create, destroy, adapt, first_in_place)},
+	{OPERATOR(attention_name, nine, three, attention_type, attention_kind, create, destroy, attend, nothing_in_place), OPERATOR(adapter_name, five, one, floats, required, create, destroy, adapt, first_in_place)},
 };
 
 static status create(const operator *op, table api, const void *info, void **out) {

@@ -205,17 +205,23 @@ func TestAttentionRefuses(t *testing.T) {
 	}
 }
 
-// TestAdapter holds the adapter of ours against the runtime's products, of any rank and width.
+// TestAdapter holds the adapter of ours against the runtime's products, of any rank and width, for all rows, some and none.
 func TestAdapter(t *testing.T) {
 	g := graph.New("adapter")
 	B, T, K, R, N := graph.Named("B"), graph.Named("T"), graph.Named("K"), graph.Named("R"), graph.Named("N")
 	x, w := g.Input("x", graph.Float32, B, T, K), g.Input("w", graph.Float32, K, N)
 	a, b := g.Input("a", graph.Float32, K, R), g.Input("b", graph.Float32, R, N)
-	g.Output("y", g.Add(g.MatMul(x, w), g.MatMul(g.MatMul(x, a), b)))
+	rows := g.Input("rows", graph.Float32, B, graph.Fixed(1), graph.Fixed(1))
+	g.Output("y", g.Add(g.MatMul(x, w), g.MatMul(g.Mul(g.MatMul(x, a), rows), b)))
 	all := sessions(t, g)
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, c := range []struct{ B, T, K, R, N int64 }{{1, 1, 8, 4, 24}, {2, 70, 33, 48, 160}, {3, 5, 64, 16, 65}, {8, 1, 64, 0, 64}, {1, 13, 16, 3, 7}, {2, 0, 8, 4, 8}} {
 		in := map[string]ort.Tensor{"x": random(r, c.B, c.T, c.K), "w": random(r, c.K, c.N), "a": random(r, c.K, c.R), "b": random(r, c.R, c.N)}
+		factors := make([]float32, c.B)
+		for i := range factors {
+			factors[i] = []float32{1, 0, 0.5}[i%3]
+		}
+		in["rows"] = ort.Of(factors, c.B, 1, 1)
 		for _, m := range in { // sums of a few units
 			for i, v := range m.Data.([]float32) {
 				m.Data.([]float32)[i] = v / 8

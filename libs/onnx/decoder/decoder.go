@@ -64,6 +64,7 @@ const (
 	Longest    = "longest"
 	Gather     = "gather"
 	Rows       = "rows"
+	Adapted    = "adapted"
 	Cos        = "cos"
 	Sin        = "sin"
 	CosLocal   = "cos_local"
@@ -97,6 +98,7 @@ type decoder struct {
 	grams     bool
 
 	lengths, longest, gather graph.Value
+	adapted                  graph.Value // which rows the adapter is for
 	rope, localRope          tables
 }
 
@@ -113,6 +115,9 @@ func (d *decoder) build() {
 	d.longest = d.Input(Longest, graph.Int32, graph.Fixed(1))
 	d.gather = d.Input(Gather, graph.Int64, B, M, graph.Fixed(1))
 	rows := d.Input(Rows, graph.Int64, B, graph.Named("L"), graph.Fixed(1))
+	if d.Adapters {
+		d.adapted = d.Cast(d.Input(Adapted, graph.Float32, B, graph.Fixed(1), graph.Fixed(1)), d.Type)
+	}
 	d.rope = d.tables(Cos, Sin, d.m.Rope)
 	if d.m.LocalRope != nil {
 		d.localRope = d.tables(CosLocal, SinLocal, *d.m.LocalRope)
@@ -248,7 +253,7 @@ func (d *decoder) head(x graph.Value) graph.Value {
 }
 
 // linear: x [.., In] -> [.., sum of Out] through layers of the block that read the same x, side by
-// side, plus the adapter: x A B with A [In, R], B [R, sum of Out].
+// side, plus the adapter: x A B with A [In, R], B [R, sum of Out], in rows that it is for.
 func (d *decoder) linear(i int, slot string, x graph.Value, parts ...string) graph.Value {
 	var layers []arch.Linear
 	var biases []graph.Value
@@ -280,7 +285,7 @@ func (d *decoder) linear(i int, slot string, x graph.Value, parts ...string) gra
 	R := graph.Named("R." + name)
 	a := d.Input(name+".A", d.Type, graph.Fixed(in), R)
 	b := d.Input(name+".B", d.Type, R, graph.Fixed(out))
-	return d.Add(y, d.MatMul(d.MatMul(x, a), b))
+	return d.Add(y, d.MatMul(d.Mul(d.MatMul(x, a), d.adapted), b))
 }
 
 // products: x [.., In] -> [.., sum of Out]: one product where all layers are held as floats, else one each.

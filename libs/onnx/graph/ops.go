@@ -97,22 +97,26 @@ func (b *Builder) GroupSum(x Value, group int) Value {
 	return b.emit(onnx, "ReduceSum", []Value{parts, b.Ints(int64(last + 1))}, x.dtype, shape, attr{"keepdims", 0})
 }
 
-// elementwise checks two tensors of one shape, or y a vector over x's last dimension.
+// elementwise checks two tensors of one shape, but for dimensions of 1 in y, or y a vector over x's last dimension.
 func (b *Builder) elementwise(op string, x, y Value) Value {
 	if b.err != nil {
 		return Value{}
 	}
 	vector := len(y.shape) == 1 && len(x.shape) > 0 && (x.shape[len(x.shape)-1] == y.shape[0] || y.shape[0] == Fixed(1))
-	if x.dtype != y.dtype || !(vector || sameShape(x.shape, y.shape)) {
-		return b.fault(op, "takes one type and shape, or a vector over the last dimension, not %s and %s", x, y)
+	fits := len(x.shape) == len(y.shape)
+	for i := range y.shape {
+		fits = fits && (y.shape[i] == x.shape[i] || y.shape[i] == Fixed(1))
+	}
+	if x.dtype != y.dtype || !(vector || fits) {
+		return b.fault(op, "takes one type and shape, dimensions of 1 or a vector over the last dimension, not %s and %s", x, y)
 	}
 	return b.emit(onnx, op, []Value{x, y}, x.dtype, x.shape)
 }
 
-// Add (opset 14): x + y of one shape, or y [N] or [1] along the last dimension of x [.., N].
+// Add (opset 14): x + y of one shape, y with dimensions of 1, or y [N] or [1] along the last dimension of x [.., N].
 func (b *Builder) Add(x, y Value) Value { return b.elementwise("Add", x, y) }
 
-// Mul (opset 14): x * y of one shape, or y [N] or [1] along the last dimension of x [.., N].
+// Mul (opset 14): x * y of one shape, y with dimensions of 1, or y [N] or [1] along the last dimension of x [.., N].
 func (b *Builder) Mul(x, y Value) Value { return b.elementwise("Mul", x, y) }
 
 // Concat (opset 13): joins along an axis that is fixed in each; the other dimensions are equal.

@@ -12,7 +12,8 @@ import (
 // Specialize moves work of a model (a ModelProto) to operators of the domain, which a runtime is to have been given, and
 // returns the model with how many nodes were moved:
 //   - GroupQueryAttention over a float32 cache, with rotation, without window and softcap, keeps its name, inputs and outputs;
-//   - y + MatMul(MatMul(x, a), b), with a and b inputs of the model, which is an adapter, becomes Adapter(y, x, a, b).
+//   - y + MatMul(Mul(MatMul(x, a), rows), b), with a, b and rows [B, 1, 1] inputs of the model, which is an adapter for
+//     some rows, becomes Adapter(y, x, a, b, rows).
 //
 // It returns a Corrupt error for what is not a model.
 func Specialize(model []byte, domain string) ([]byte, int, error) {
@@ -101,9 +102,11 @@ func (s *special) graph(g []byte) ([]byte, error) {
 	for name, n := range s.made {
 		switch {
 		case n.op == "Add" && n.domain == onnx && len(n.in) == 2:
-			if x, a, b, t, ok := s.adapter(n.in[1]); ok {
-				gone[n.in[1]], gone[t] = true, true
-				instead[name] = newNode("Adapter", s.domain, []string{n.in[0], x, a, b}, n.out, nil)
+			if in, parts, ok := s.adapter(n.in[1]); ok {
+				for _, part := range parts {
+					gone[part] = true
+				}
+				instead[name] = newNode("Adapter", s.domain, append([]string{n.in[0]}, in...), n.out, nil)
 			}
 		case n.op == "GroupQueryAttention" && n.domain == microsoft && s.attends(n):
 			instead[name] = newNode(n.op, s.domain, n.in, n.out, n.attributes)
@@ -128,23 +131,25 @@ func (s *special) graph(g []byte) ([]byte, error) {
 	})
 }
 
-// adapter takes apart MatMul(MatMul(x, a), b), by its name; t is the inner one.
-func (s *special) adapter(name string) (x, a, b, t string, ok bool) {
-	outer := s.made[name]
-	if outer.op != "MatMul" || len(outer.in) != 2 || s.uses[name] != 1 {
-		return
+// adapter takes apart MatMul(Mul(MatMul(x, a), rows), b), by its name: in is x, a, b, rows, parts are the three nodes.
+func (s *special) adapter(name string) (in, parts []string, ok bool) {
+	part := func(op, name string) (string, string) {
+		n := s.made[name]
+		if n.op != op || n.domain != onnx || len(n.in) != 2 || s.uses[name] != 1 {
+			return "", ""
+		}
+		parts = append(parts, name)
+		return n.in[0], n.in[1]
 	}
-	t, b = outer.in[0], outer.in[1]
-	inner := s.made[t]
-	if inner.op != "MatMul" || len(inner.in) != 2 || s.uses[t] != 1 {
-		return
+	given := func(name string, rank int) bool {
+		v, is := s.inputs[name]
+		return is && v.dtype == Float32 && len(v.shape) == rank
 	}
-	x, a = inner.in[0], inner.in[1]
-	matrix := func(name string) bool {
-		v, given := s.inputs[name]
-		return given && v.dtype == Float32 && len(v.shape) == 2
-	}
-	return x, a, b, t, matrix(a) && matrix(b)
+	scaled, b := part("MatMul", name)
+	small, rows := part("Mul", scaled)
+	x, a := part("MatMul", small)
+	ok = len(parts) == 3 && given(a, 2) && given(b, 2) && given(rows, 3) && s.inputs[rows].shape[1].Size == 1 && s.inputs[rows].shape[2].Size == 1
+	return []string{x, a, b, rows}, parts, ok
 }
 
 // attends reports whether an attention is of the kind that is moved.

@@ -135,4 +135,3 @@ func TestIngestGoesOn(t *testing.T) {
 		})
 	}
 }
-

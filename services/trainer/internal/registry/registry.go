@@ -266,7 +266,10 @@ func (r *Registry) make(ctx context.Context, run *job.Run, o modelpkg.ImportOpti
 	if m.Hashes != old.Hashes {
 		return nil, clara.Errorf(clara.State, "%s is there already, with other weights, and in use: %w; or import under another name", o.Name, used)
 	}
-	return old, nil
+	if old.Format == m.Format {
+		return old, nil
+	}
+	return r.packages.Import(ctx, o.Name, o) // the same in the present form
 }
 
 // base finds the base model of an import on this machine.
