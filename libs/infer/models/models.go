@@ -77,7 +77,7 @@ const warmEvery = 5 * time.Second
 
 // Warm loads the active model, and each that becomes active later, so that the first request after an activation
 // does not wait for it. It ends with ctx. loading is told while a model is being loaded, and why one can't be;
-// nil once it is there, and when none is active.
+// nil once it is there, and when none is active or that is one which this program can't run, as a package of an earlier format.
 func (m Models) Warm(ctx context.Context, log *slog.Logger, loading func(reason error)) error {
 	var (
 		last   string // digest of the model that was loaded
@@ -105,10 +105,13 @@ func (m Models) Warm(ctx context.Context, log *slog.Logger, loading func(reason 
 			lease, err := m.Acquire(ctx, active.Name)
 			if err == nil {
 				lease.Release()
+			} else if ctx.Err() == nil {
+				log.WarnContext(ctx, "load the active model", "model", active.Name, "err", err)
+			}
+			if err == nil || clara.KindOf(err) == clara.Unsupported { // which lasts until another is active: as good as none
 				last = active.Digest + active.Name
 				loading(nil)
 			} else if ctx.Err() == nil {
-				log.WarnContext(ctx, "load the active model", "model", active.Name, "err", err)
 				loading(err)
 			}
 		}
