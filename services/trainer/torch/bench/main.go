@@ -294,10 +294,10 @@ func (b *bench) ours(p trainplan.Plan, profile bool) (f figure, err error) {
 
 func tail(s string) string { return s[max(0, len(s)-2000):] }
 
-// goShare prints how much of the processor time was spent in Go's own code. What the profiler cannot see into is libtorch
+// goShare prints how much of the processor time was spent in Go's own code, whose names the profile holds. What has none is libtorch
 // and the threads it made.
 func goShare(exe, profile string) error {
-	raw, err := exec.Command("go", "tool", "pprof", "-top", "-nodecount=100000", "-nodefraction=0", "-unit=ms", exe, profile).Output()
+	raw, err := exec.Command("go", "tool", "pprof", "-top", "-symbolize=none", "-nodecount=100000", "-nodefraction=0", "-unit=ms", exe, profile).Output()
 	if err != nil {
 		return fmt.Errorf("go tool pprof: %w", err)
 	}
