@@ -87,76 +87,88 @@ INLINE V shift_of(const matrix *m, const uint8_t *head, int64_t g, int h, V scal
 	return m->halves ? FMA(scale, SET1(m->bits == 4 ? 8 : 128), HALVES(head + LINE + ((g & 1) * PANEL + h) * 2)) : LOAD((const float *)(head + LINE) + h);
 }
 
-// A panel by a tile: rows, bits and the vectors of a group are constants where it is inlined.
+// A panel by a tile: rows, bits and the vectors of a group are constants where it is inlined. So is at_once: how many vectors of a
+// line are taken in one go: with few rows there are registers for all, and a line comes from memory once.
+#define AT_ONCE (rows <= 2 ? PANEL / W : 1)
+#define EVERY _Pragma("GCC unroll 8") for (int l = 0; l < at_once; l++)
+
 INLINE void rounded(const int rows, const int bits, const int vectors, const matrix *m, uint8_t *panel, const uint8_t *tile, float *y, int64_t ldy) {
 	int64_t groups = m->in / m->group;
-	const int words = vectors * (bits == 4 ? 2 : 1); // of four numbers, in a group
-	for (int h = 0; h < PANEL; h += W) {
+	const int words = vectors * (bits == 4 ? 2 : 1), at_once = AT_ONCE; // words: of four numbers, in a group
+	for (int h = 0; h < PANEL; h += at_once * W) {
 		const int32_t *x = (const int32_t *)tile, *rest = x + groups * words * rows;
-		V sum[MOST];
-		EACH sum[r] = SET1(0);
+		V sum[PANEL / W][MOST];
+		EVERY EACH sum[l][r] = SET1(0);
 		for (int64_t g = 0; g < groups; g++) {
 			uint8_t *head = head_of(m, panel, g), *codes = codes_of(m, head, g) + h * 4;
 			PREFETCH(head);
-			I dot[MOST];
-			EACH dot[r] = ISET1(rest[r]);
+			I dot[PANEL / W][MOST];
+			EVERY EACH dot[l][r] = ISET1(rest[r]);
 			_Pragma("GCC unroll 8") for (int v = 0; v < vectors; v++) {
-				I w = ILOAD(codes);
 				PREFETCH(codes);
-				codes += LINE;
-				if (bits == 4) {
-					I low = LOW4(w), high = HIGH4(w);
-					EACH dot[r] = DOT4(dot[r], low, ISET1(x[r]));
-					EACH dot[r] = DOT4(dot[r], high, ISET1(x[rows + r]));
-					x += 2 * rows;
-				} else {
-					EACH dot[r] = DOT8(dot[r], w, ISET1(x[r]));
-					x += rows;
+				EVERY {
+					I w = ILOAD(codes + l * W * 4);
+					if (bits == 4) {
+						I low = LOW4(w), high = HIGH4(w);
+						EACH dot[l][r] = DOT4(dot[l][r], low, ISET1(x[r]));
+						EACH dot[l][r] = DOT4(dot[l][r], high, ISET1(x[rows + r]));
+					} else {
+						EACH dot[l][r] = DOT8(dot[l][r], w, ISET1(x[r]));
+					}
 				}
+				codes += LINE;
+				x += (bits == 4 ? 2 : 1) * rows;
 			}
-			V scale = scale_of(m, head, g, h);
-			EACH sum[r] = FMA(FLOAT(dot[r]), MUL(scale, SET1(((const float *)rest)[rows + r])), sum[r]);
-			if (m->shifted) {
-				V shift = shift_of(m, head, g, h, scale);
-				EACH sum[r] = FMA(shift, SET1(((const float *)rest)[2 * rows + r]), sum[r]);
+			EVERY {
+				V scale = scale_of(m, head, g, h + l * W);
+				EACH sum[l][r] = FMA(FLOAT(dot[l][r]), MUL(scale, SET1(((const float *)rest)[rows + r])), sum[l][r]);
+				if (m->shifted) {
+					V shift = shift_of(m, head, g, h + l * W, scale);
+					EACH sum[l][r] = FMA(shift, SET1(((const float *)rest)[2 * rows + r]), sum[l][r]);
+				}
 			}
 			rest += 3 * rows;
 		}
-		EACH STORE(y + r * ldy + h, sum[r]);
+		EVERY EACH STORE(y + r * ldy + h + l * W, sum[l][r]);
 	}
 }
 
 INLINE void exact(const int rows, const int bits, const int vectors, const matrix *m, uint8_t *panel, const uint8_t *tile, float *y, int64_t ldy) {
 	int64_t groups = m->in / m->group;
+	const int at_once = AT_ONCE;
 	TABLES;
-	for (int h = 0; h < PANEL; h += W) {
+	for (int h = 0; h < PANEL; h += at_once * W) {
 		const float *x = (const float *)tile, *sums = x + m->in * rows;
-		V sum[MOST];
-		EACH sum[r] = SET1(0);
+		V sum[PANEL / W][MOST];
+		EVERY EACH sum[l][r] = SET1(0);
 		for (int64_t g = 0; g < groups; g++) {
 			uint8_t *head = head_of(m, panel, g), *codes = codes_of(m, head, g) + h * 4;
 			PREFETCH(head);
-			V dot[MOST];
-			EACH dot[r] = SET1(0);
+			V dot[PANEL / W][MOST];
+			EVERY EACH dot[l][r] = SET1(0);
 			_Pragma("GCC unroll 8") for (int v = 0; v < vectors; v++) {
-				I w = ILOAD(codes);
 				PREFETCH(codes);
-				codes += LINE;
-				_Pragma("GCC unroll 8") for (int i = 0; i < 32 / bits; i++) {
-					int k = bits == 4 ? i / 2 + 4 * (i & 1) : i;
-					V c = bits == 4 ? CODE4(w, i) : CODE8(w, i);
-					EACH dot[r] = FMA(c, SET1(x[k * rows + r]), dot[r]);
+				EVERY {
+					I w = ILOAD(codes + l * W * 4);
+					_Pragma("GCC unroll 8") for (int i = 0; i < 32 / bits; i++) {
+						int k = bits == 4 ? i / 2 + 4 * (i & 1) : i;
+						V c = bits == 4 ? CODE4(w, i) : CODE8(w, i);
+						EACH dot[l][r] = FMA(c, SET1(x[k * rows + r]), dot[l][r]);
+					}
 				}
+				codes += LINE;
 				x += 32 / bits * rows;
 			}
-			V scale = scale_of(m, head, g, h);
-			EACH sum[r] = FMA(dot[r], scale, sum[r]);
-			if (m->shifted) {
-				V shift = shift_of(m, head, g, h, scale);
-				EACH sum[r] = FMA(shift, SET1(sums[g * rows + r]), sum[r]);
+			EVERY {
+				V scale = scale_of(m, head, g, h + l * W);
+				EACH sum[l][r] = FMA(dot[l][r], scale, sum[l][r]);
+				if (m->shifted) {
+					V shift = shift_of(m, head, g, h + l * W, scale);
+					EACH sum[l][r] = FMA(shift, SET1(sums[g * rows + r]), sum[l][r]);
+				}
 			}
 		}
-		EACH STORE(y + r * ldy + h, sum[r]);
+		EVERY EACH STORE(y + r * ldy + h + l * W, sum[l][r]);
 	}
 }
 
