@@ -23,6 +23,8 @@ func TestFloatProduct(t *testing.T) {
 		g := graph.New("floats")
 		g.Output("y", g.MatMulT(g.Input("x", graph.Float32, graph.Named("B"), graph.Fixed(in)), g.Floats("w", []int64{int64(out), int64(in)}, w)))
 		all := sessions(t, g)
+		holds, can := ort.HoldsProducts(all["narrow"])
+		require.Equal(t, can, holds, "the products were moved to ours")
 		for _, n := range []int{0, 1, 2, 3, 4, 5, 8, 9, 10, 19, 150} {
 			x := random(r, int64(n), int64(in))
 			data := x.Data.([]float32)
